@@ -1,0 +1,246 @@
+/* kernels.h - arithmetic on pointers. Kernels never allocate and never fail; whoever calls them has checked everything.
+ *
+ * A slot is one family of kernels; a record is one implementation of it: functions, the tiles they compute, how weights are packed. kernels.inc lists (slot, ISA, CPU
+ * features); that one list declares the records, selects them, and drives the tests and benchmarks. `ref` is the definition: int8 records equal it bit for bit, float records
+ * within the bound their test states.
+ *
+ * Memory. A map is rows of pixels; a pixel is its active channels (each segment's rounded up to 4 elements: "lanes"), lanes beyond them hold the zero point (0 in float).
+ * Offsets and strides of activations count elements (bytes for u8, floats for f32); every stride is a multiple of 4. Panels are 16 output channels wide. */
+#ifndef DN_KERNELS_KERNELS_H
+#define DN_KERNELS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cpu.h"
+
+/* ---- epilogue, the same for every kernel that makes activations ----
+ * v = fma((float)acc, scale[c], bias[c]);            float kernels: acc is float
+ * if (residual) v = fma((float)r, residual_scale, v);
+ * DN_EPI_HARDSWISH: t = min(max(fma(v, 1/6f, .5f), 0), 1); y = v * t; v = fma(y, out_scale, out_zero)
+ * v = min(max(v, lo), hi);
+ * u8 output: round to nearest even. */
+enum { DN_EPI_RESIDUAL = 1, DN_EPI_HARDSWISH = 2 };
+typedef struct dn_epilogue {
+    const float *scale, *bias; /* from the first channel the kernel writes; readable up to the next multiple of 16 */
+    float residual_scale, lo, hi;
+    float out_scale, out_zero; /* hardswish only */
+    uint32_t flags;
+} dn_epilogue;
+
+/* ---- conv_s8: u8 x s8 -> s32 -> u8 (or f32) ---- */
+
+/* One entry of the flat list that any kernel size, dilation, group and concat expands to. */
+typedef struct dn_tap {
+    int32_t input;  /* elements from the pixel's base, may be negative */
+    int32_t weight; /* elements from the panel's start */
+} dn_tap;
+
+enum {
+    DN_CONV_F32_OUT = 16,   /* output is float: v is stored unclamped and unrounded after fma(acc, scale, bias) and the residual (float kernels ignore this flag) */
+    DN_CONV_ACCUMULATE = 32 /* with F32_OUT: v = fma(acc, scale, output) in place of the bias */
+};
+
+/* mr pixels x nr panels. Weights: P16, [panel][tap][channel / 4][16 outputs][4 channels], so one step of a panel is 64 bytes. */
+typedef struct dn_conv_s8_job {
+    const uint8_t *input; /* base of the first pixel */
+    const int8_t *weights;
+    void *output; /* u8 or f32, first pixel, first channel */
+    const uint8_t *residual;
+    const dn_tap *taps;
+    size_t tap_count;    /* each entry covers the variant's `steps` steps: 4 * steps channels, contiguous in input and weights */
+    size_t panel_stride; /* bytes from one panel to the next */
+    ptrdiff_t in_step, out_step, residual_step;               /* row form: elements from pixel to pixel */
+    const int32_t *in_offset, *out_offset, *residual_offset; /* pointer form: [mr] elements from the bases */
+    int32_t last;           /* channels of the last panel to store, 1..16 */
+    int8_t view_add, view_mask; /* nested precision: weight = saturating_add(w, view_add) & view_mask */
+    dn_epilogue epilogue;   /* flags may also hold DN_CONV_* */
+} dn_conv_s8_job;
+
+enum { DN_FORM_ROW, DN_FORM_POINTER };
+typedef struct dn_conv_s8_variant {
+    void (*run)(const dn_conv_s8_job *job);
+    void (*run_view)(const dn_conv_s8_job *job); /* through the bit view */
+    int8_t mr, nr, steps, form;
+    int16_t in_step; /* 0: any; else the only in_step this variant is for (compile-time constant) */
+} dn_conv_s8_variant;
+
+typedef struct dn_conv_s8 {
+    const char *isa;
+    int32_t a_offset; /* what the kernel subtracts from every activation (0: vpdpbusd, usdot; 128: sdot) */
+    const dn_conv_s8_variant *variants;
+    size_t variant_count;
+} dn_conv_s8;
+
+/* ---- dwconv_s8: one output row of a depthwise convolution ---- */
+
+/* Weights: [channel / 16][kernel_h * kernel_w][16]. Reads input rows kh_begin <= kh < kh_end of the window (others are outside the image and count as a_offset = 0). */
+typedef struct dn_dwconv_s8_job {
+    const uint8_t *input; /* tap (0, 0) of the first output pixel; may lie outside the image where kh_begin > 0 */
+    const int8_t *weights;
+    uint8_t *output;
+    const uint8_t *residual;
+    ptrdiff_t in_row, in_tap, in_step, out_step, residual_step; /* elements: per kh, per kw, per output pixel */
+    int32_t kernel_h, kernel_w, kh_begin, kh_end;
+    int32_t width, channels; /* output pixels; channels to store (weights and tables are readable up to a multiple of 16, inputs up to a multiple of 4 only) */
+    int8_t view_add, view_mask;
+    dn_epilogue epilogue;
+} dn_dwconv_s8_job;
+typedef struct dn_dwconv_s8 {
+    const char *isa;
+    void (*run)(const dn_dwconv_s8_job *job);
+} dn_dwconv_s8;
+
+/* ---- pointwise_u8: a row of pixels at a time ---- */
+
+typedef struct dn_pixels_u8 {
+    const uint8_t *input;
+    uint8_t *output;
+    const uint8_t *residual;
+    ptrdiff_t in_step, out_step, residual_step;
+    int32_t width, channels; /* channels to store: a multiple of 4 */
+    dn_epilogue epilogue;
+} dn_pixels_u8;
+typedef struct dn_pointwise_u8 {
+    const char *isa;
+    /* The epilogue with acc = input: stand-alone add, batch norm, activation, requantisation. */
+    void (*affine)(const dn_pixels_u8 *job);
+    /* x [width][channels] float, contiguous -> out: rne(clamp(fma(x, inverse_scale, zero), 0, 255)); lanes from channels up to the next multiple of 4 get zero. */
+    void (*quantize)(const float *x, uint8_t *out, ptrdiff_t out_step, int32_t width, int32_t channels, float inverse_scale, float zero);
+    /* The same for bytes through a table [channels][256] that was made with that formula. */
+    void (*lookup)(const uint8_t *x, uint8_t *out, ptrdiff_t out_step, int32_t width, int32_t channels, const uint8_t *table, uint8_t zero);
+    /* out = (float)(q - zero) * scale, channels elements per pixel. */
+    void (*dequantize)(const uint8_t *x, ptrdiff_t in_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels, float scale, int32_t zero);
+    /* out = clamp(fma((float)((a - za) * (b - zb)), factor, zero), lo, hi) rounded; b_step 0 broadcasts one pixel. */
+    void (*mul)(const uint8_t *a, ptrdiff_t a_step, int32_t za, const uint8_t *b, ptrdiff_t b_step, int32_t zb, uint8_t *out, ptrdiff_t out_step, int32_t width, int32_t channels,
+                float factor, float zero, float lo, float hi);
+    /* out[i] = table[x[i]]. */
+    void (*map)(const uint8_t *x, ptrdiff_t in_step, uint8_t *out, ptrdiff_t out_step, int32_t width, int32_t channels, const uint8_t table[256]);
+} dn_pointwise_u8;
+
+/* ---- pool_u8: one output pixel row; the window is clipped by the caller per pixel ---- */
+
+typedef struct dn_window {
+    const void *input; /* first pixel of the clipped window */
+    ptrdiff_t in_row, in_tap; /* elements */
+    int32_t rows, columns; /* of the clipped window, >= 1 */
+    int32_t channels;      /* multiple of 4 */
+} dn_window;
+typedef struct dn_pool_u8 {
+    const char *isa;
+    void (*max)(const dn_window *window, uint8_t *out);
+    /* int32 sum of the window, then clamp(fma((float)sum, factor, bias), 0, 255) rounded. */
+    void (*avg)(const dn_window *window, uint8_t *out, float factor, float bias);
+} dn_pool_u8;
+
+/* ---- conv_f32 ---- */
+
+/* Like conv_s8 with float weights [panel][tap][channel][16] and run-length entries: each entry is `count` channels. Forms, steps and epilogue as there; accumulation order is
+ * entries in order, channels in order, one fma each, starting from 0. */
+typedef struct dn_run {
+    int32_t input, weight, count;
+} dn_run;
+typedef struct dn_conv_f32_job {
+    const float *input;
+    const float *weights;
+    float *output;
+    const float *residual;
+    const dn_run *runs;
+    size_t run_count;
+    size_t panel_stride; /* floats */
+    ptrdiff_t in_step, out_step, residual_step;
+    const int32_t *in_offset, *out_offset, *residual_offset;
+    int32_t last;
+    dn_epilogue epilogue; /* DN_CONV_ACCUMULATE: v = fma(acc, scale, output) */
+} dn_conv_f32_job;
+typedef struct dn_conv_f32_variant {
+    void (*run)(const dn_conv_f32_job *job);
+    int8_t mr, nr, form;
+} dn_conv_f32_variant;
+typedef struct dn_conv_f32 {
+    const char *isa;
+    const dn_conv_f32_variant *variants;
+    size_t variant_count;
+} dn_conv_f32;
+
+/* ---- dwconv_f32, pointwise_f32, pool_f32: as their u8 twins, weights [channel / 16][tap][16], no rounding, no zero point ---- */
+
+typedef struct dn_dwconv_f32_job {
+    const float *input;
+    const float *weights;
+    float *output;
+    const float *residual;
+    ptrdiff_t in_row, in_tap, in_step, out_step, residual_step;
+    int32_t kernel_h, kernel_w, kh_begin, kh_end, width, channels;
+    dn_epilogue epilogue;
+} dn_dwconv_f32_job;
+typedef struct dn_dwconv_f32 {
+    const char *isa;
+    void (*run)(const dn_dwconv_f32_job *job);
+} dn_dwconv_f32;
+
+typedef struct dn_pixels_f32 {
+    const float *input;
+    float *output;
+    const float *residual;
+    ptrdiff_t in_step, out_step, residual_step;
+    int32_t width, channels;
+    dn_epilogue epilogue;
+} dn_pixels_f32;
+typedef struct dn_pointwise_f32 {
+    const char *isa;
+    void (*affine)(const dn_pixels_f32 *job);
+    void (*mul)(const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels);
+    void (*sigmoid)(const float *x, ptrdiff_t in_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels);
+    void (*hardsigmoid)(const float *x, ptrdiff_t in_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels); /* min(max(fma(x, 1/6, .5), 0), 1) */
+    void (*leaky_relu)(const float *x, ptrdiff_t in_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels, float slope);
+} dn_pointwise_f32;
+
+typedef struct dn_pool_f32 {
+    const char *isa;
+    void (*max)(const dn_window *window, float *out);
+    void (*avg)(const dn_window *window, float *out, float factor); /* sum in row-major order of the window, times factor */
+} dn_pool_f32;
+
+/* ---- convgrad_f32: gradient of a convolution's weights ---- */
+
+/* Adds to dw[mr channels][nr panels of 16] the sum over a rows x columns map of x[pixel][channel] * dy[pixel][output], pixels in row-major order, one fma each. */
+typedef struct dn_convgrad_f32_job {
+    const float *x;
+    const float *dy;
+    float *dw; /* channel i, panel j: dw + i * 16 + j * panel_stride */
+    size_t panel_stride;
+    ptrdiff_t x_row, x_step, dy_row, dy_step;
+    int32_t rows, columns;
+    int32_t channels; /* 1..mr really present; the kernel reads and writes no more */
+    int32_t last;     /* outputs of the last panel present in dy, 1..16 (dw is always 16 wide) */
+} dn_convgrad_f32_job;
+typedef struct dn_convgrad_f32_variant {
+    void (*run)(const dn_convgrad_f32_job *job);
+    int8_t mr, nr;
+} dn_convgrad_f32_variant;
+typedef struct dn_convgrad_f32 {
+    const char *isa;
+    const dn_convgrad_f32_variant *variants;
+    size_t variant_count;
+} dn_convgrad_f32;
+
+/* ---- selection ---- */
+
+/* Slots in the order of kernels.inc. */
+#define DN_SLOTS(X) X(conv_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8) X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32) X(convgrad_f32)
+
+#define DN_KERNEL(slot, isa, features) extern const dn_##slot dn_##slot##_##isa;
+#include "kernels/kernels.inc"
+#undef DN_KERNEL
+
+typedef struct dn_kernels {
+#define DN_FIELD(slot) const dn_##slot *slot;
+    DN_SLOTS(DN_FIELD)
+#undef DN_FIELD
+} dn_kernels;
+
+/* The best record of every slot among those whose features are all in `features`. */
+void dn_kernels_select(dn_kernels *kernels, unsigned features);
+
+#endif
