@@ -11,7 +11,7 @@
 
 enum { MAX_PIXELS = 32, MAX_RUNS = 5 };
 
-static int cases = 60;
+static int cases = 300;
 static const char *kernel; /* what is being checked */
 static bool special;       /* the present case has special numbers */
 
@@ -255,7 +255,7 @@ static void check_pointwise_case(const dn_pointwise_f32 *record, int operation) 
     job.input = b[INPUT].data;
     job.epilogue = random_epilogue(&b[SCALE], &b[BIAS], DN_EPI_RESIDUAL | DN_EPI_HARDSWISH);
     if (operation == MUL || job.epilogue.flags & DN_EPI_RESIDUAL) job.residual = b[RESIDUAL].data;
-    float slope = guard_float();
+    float slope = guard_float() * 2;
     run_pointwise(&dn_pointwise_f32_ref, operation, &job, b[EXPECTED].data, slope);
     run_pointwise(record, operation, &job, b[OUTPUT].data, slope);
     char what[80];
@@ -384,10 +384,11 @@ int main(int argc, char **argv) {
     printf("seed %llu, %d cases\n", (unsigned long long)guard_state, cases);
     unsigned features = dn_cpu_detect();
     check_sigmoid_accuracy();
-#define DN_KERNEL(slot, isa, needed)                    \
+#define DN_KERNEL(slot, isa, needed)                             \
     if ((features & (unsigned)(needed)) == (unsigned)(needed)) { \
-        kernel = #slot " " #isa;                        \
-        check_##slot(&dn_##slot##_##isa);               \
+        kernel = #slot " " #isa;                                 \
+        if (strstr(kernel, "f32")) printf("%s\n", kernel);      \
+        check_##slot(&dn_##slot##_##isa);                        \
     }
 #include "kernels/kernels.inc"
 #undef DN_KERNEL
