@@ -86,7 +86,12 @@ static size_t list_f32(const walk *w, int32_t pass, dn_run *list) {
         for (int32_t kw = 0; kw < node->kernel_w; kw++) {
             int32_t input = kh * node->dilation_h * w->step->in.row + kw * node->dilation_w * w->step->in.pixel;
             int32_t weight = (kh * node->kernel_w + kw) * (int32_t)(w->op->tap_stride / sizeof(float));
-            for (int32_t s = 0; s < count; s++) *next++ = (dn_run){input + runs[s].lane, weight + runs[s].weight * PANEL, runs[s].channels};
+            for (int32_t s = 0; s < count; s++) {
+                dn_run r = {input + runs[s].lane, weight + runs[s].weight * PANEL, runs[s].channels};
+                bool joins = next > list && kw > 0 && next[-1].input + next[-1].count == r.input && next[-1].weight + next[-1].count * PANEL == r.weight;
+                if (joins) next[-1].count += r.count; /* neighbouring columns at full width are one run */
+                else *next++ = r;
+            }
         }
     return (size_t)(next - list) / (size_t)node->kernel_h;
 }

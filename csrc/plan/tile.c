@@ -12,7 +12,7 @@ typedef struct cost {
     float product, pixel, panel, store;
 } cost;
 static const cost costs_s8[] = {{"avx512", 0.5f, 0.1f, 0.25f, 3}, {"avxvnni", 1.1f, 0.3f, 0.4f, 5}, {"avx2", 2.5f, 0.6f, 1.0f, 8}, {"ref", 60, 0, 0, 60}};
-static const cost costs_f32[] = {{"avx512", 0.5f, 0.1f, 0.25f, 2}, {"avx2", 1.0f, 0.15f, 0.5f, 4}, {"ref", 16, 0, 0, 16}};
+static const cost costs_f32[] = {{"avx512", 0.5f, 0.1f, 0.25f, 2}, {"avx2", 1.0f, 0.02f, 0.1f, 4}, {"ref", 16, 0, 0, 16}};
 
 static const cost *cost_of(const dn_plan *plan, bool int8) {
     const cost *list = int8 ? costs_s8 : costs_f32;
@@ -26,6 +26,7 @@ typedef struct shape {
     float steps;       /* per output */
     int32_t chunk;     /* greatest number of steps that divides every run of input channels (int8) */
     int32_t in_step;   /* elements between neighbouring outputs' inputs */
+    bool one_pixel;    /* sums are added to the output, so no pixel may be computed twice */
 } shape;
 
 typedef struct tile {
@@ -45,7 +46,7 @@ static tile tile_at(const dn_plan *plan, bool int8, size_t i) {
 
 static bool fits(const tile *t, const shape *s) {
     if (t->form == DN_FORM_ROW && s->width < t->mr) return false;
-    if (t->in_step && t->in_step != s->in_step) return false;
+    if ((t->in_step && t->in_step != s->in_step) || (s->one_pixel && t->mr > 1)) return false;
     return s->chunk % t->steps == 0;
 }
 
@@ -84,7 +85,7 @@ static shape shape_of(const dn_binding *b, const dn_step *step) {
     const dn_plan_op *op = &b->plan->ops[step->op];
     const dn_node *node = &b->plan->graph->nodes[op->node], *input = &b->plan->graph->nodes[b->root[node->inputs[0]]];
     int32_t channels = op->pack_groups > 1 ? op->group_out : step->out.channels, width;
-    shape s = {.height = node->height, .width = node->width, .panels = (channels + 15) / 16, .in_step = node->stride_w * step->in.pixel};
+    shape s = {.height = node->height, .width = node->width, .panels = (channels + 15) / 16, .in_step = node->stride_w * step->in.pixel, .one_pixel = op->partial};
     int32_t lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
     for (int32_t k = 0; k < input->segment_count; k++) s.chunk = gcd(s.chunk, (int32_t)dn_round_up((size_t)b->subnet->active[input->segments[k].space], 4) / 4);
     if (op->group_in) s.chunk = lanes / 4;
