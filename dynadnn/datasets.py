@@ -298,9 +298,7 @@ def from_arrays(
     keys = None if groups is None else as_array(groups, "groups")
     if keys is not None and keys.shape != (len(x),):
         raise ValueError(f"groups must have shape ({len(x)},), not {keys.shape}")
-    return _split(
-        x, y, parts[0], parts[1], seed_of(rng), names=names, weight=weight, groups=keys, stratify=stratify
-    )
+    return _split(x, y, parts[0], parts[1], seed_of(rng), names=names, weight=weight, groups=keys, stratify=stratify)
 
 
 def shapes(n: int = 2000, size: int = 16, classes: int = 4, *, rng: Rng = 0) -> Data:
