@@ -27,7 +27,7 @@ _HOME = {
     "Network": "_network",
     "Objective": "_explore",
     "Preprocess": "_preprocess",
-    "Record": "_front",
+    "Record": "_record",
     "SGD": "_methods",
     "Sandwich": "_methods",
     "SinglePath": "_methods",
@@ -40,11 +40,11 @@ _HOME = {
     "fit": "_train",
     "from_torch": "_torch",
     "load": "_files",
-    "measure": "_front",
+    "measure": "_measure",
     "plot_fronts": "_front",
     "profile_device": "_device",
     "quantize": "_quantize",
-    "show_config": "_engine",
+    "show_config": "_show",
 }
 _MODULES = ("datasets", "nets", "search")
 

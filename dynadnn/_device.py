@@ -1,7 +1,8 @@
 """Devices – the latency of operating points on one CPU, measured once and kept.
 
-A search needs the same answer whenever it asks for the same point, and one point's figure must not depend on when its turn came. So a point is measured on first request, in
-turns with a fixed probe workload; its time is scaled to what the probe took when the device was made, and kept from then on.
+A search needs the same answer whenever it asks for the same point, and one point's figure must not depend on when its
+turn came. So a point is measured on first request, in turns with a fixed probe workload; its time is scaled to what the
+probe took when the device was made, and kept from then on.
 """
 
 from __future__ import annotations

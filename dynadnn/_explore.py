@@ -1,7 +1,8 @@
 """Exploring – search the operating points of a network for those that no other beats.
 
-The search runs on a copy. Whatever was evaluated is kept, so a search that goes on from a checkpoint asks the same questions again, gets the kept answers, and arrives where
-it would have arrived: the order of evaluations depends on the seed and on the answers alone, not on time or on the number of workers.
+The search runs on a copy. Whatever was evaluated is kept, so a search that goes on from a checkpoint asks the same
+questions again, gets the kept answers, and arrives where it would have arrived: the order of evaluations depends on the
+seed and on the answers alone, not on time or on the number of workers.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def explore(
     population, generations : int
         Size and number of generations of NSGA-II.
     budget : int, optional
-        Most evaluations; points that were evaluated before do not count.
+        Most distinct points to evaluate.
     max_seconds : float, optional
         No evaluation starts later than this; the result then depends on the machine's speed.
     termination : "stalled", int, callable or None
@@ -129,10 +130,10 @@ def explore(
 
     population, generations = positive_int(population, "population"), positive_int(generations, "generations")
     limit = None if budget is None else positive_int(budget, "budget")
-    goals = [as_objective(item) for item in ([objectives] if isinstance(objectives, str) else objectives)]
+    goals = [as_objective(item) for item in _listed(objectives)]
     if not goals:
         raise ValueError("objectives is empty: at least one is needed")
-    limits = [as_constraint(item) for item in ([constraints] if isinstance(constraints, str) else constraints)]
+    limits = [as_constraint(item) for item in _listed(constraints)]
     _check_termination(termination)
     space = Space() if space is None else space
     genes = Genes(net, space)
@@ -146,7 +147,14 @@ def explore(
         options = _options(net, data, goals, limits, space, population, seed, device)
         journal = Journal(checkpoint, options, resume)
     evaluator = Evaluator(
-        net, data, goals, limits, device, executor, journal.records if journal else (), journal.append if journal else None
+        net,
+        data,
+        goals,
+        limits,
+        device,
+        executor,
+        journal.records if journal else (),
+        journal.append if journal else None,
     )
     search = NSGA2(
         genes.lower, genes.upper, integer=True, objectives=len(goals), constraints=len(limits),
@@ -205,6 +213,11 @@ def explore(
         seed=seed,
     )
     return front.remeasure() if device.is_here else front
+
+
+def _listed(items: Any) -> list[Any]:
+    """Return the items, or the only one."""
+    return list(items) if isinstance(items, Iterable) and not isinstance(items, str) else [items]
 
 
 def _cost(record: Record, goal: Objective | str) -> float:
@@ -280,7 +293,7 @@ def _options(
     seed: int,
     device: Device,
 ) -> dict[str, Any]:
-    """What a checkpoint must agree on; budget and generations may grow."""
+    """Return what a checkpoint must agree on; budget and generations may grow."""
     return {
         "network": network_hash(net),
         "data": data.fingerprint,

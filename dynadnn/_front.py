@@ -321,8 +321,10 @@ class Front:
         records = {key(r): r for r in [*other.records, *self.records]}
         evaluated = {key(r): r for r in [*other.evaluated, *self.evaluated]}
         networks = {**other._networks, **self._networks}
-        if len(networks) == 1:  # one network, statistics of both fronts' points
-            networks = self._with_tables(networks, list(records.values()))
+        for name in self._networks.keys() & other._networks.keys():  # statistics of both fronts' points
+            mine, theirs = self._networks[name], other._networks[name]
+            networks[name] = mine.copy()
+            networks[name]._set_tables({**theirs.tables, **mine.tables})
         return Front(
             networks,
             records.values(),
@@ -400,8 +402,8 @@ class Front:
         )  # fmt: skip
         rows = [
             [
-                r.label, r.threads, r.accuracy, *(r.accuracy_interval or (None, None)), r.error, r.loss, r.latency_ms,
-                r.latency_ms_measured, r.latency_ms_p10, r.latency_ms_p90, r.energy_mj, r.bytes, r.macs, r.accuracy_test,
+                r.label, r.threads, r.accuracy, *(r.accuracy_interval or (None, None)), r.error, r.loss,
+                r.latency_ms, r.latency_ms_measured, r.latency_ms_p10, r.latency_ms_p90, r.energy_mj, r.bytes, r.macs, r.accuracy_test,
             ]
             for r in self.records
         ]  # fmt: skip
@@ -487,9 +489,6 @@ class Front:
         if model not in self._networks:
             raise ValueError(f"this front was loaded without its network {model!r}")
         return self._networks[model]
-
-    def _with_tables(self, networks: dict[str, Network], records: Sequence[Record]) -> dict[str, Network]:
-        return {k: n.copy() for k, n in networks.items()} if records else networks
 
     def _replace(self, found: Mapping[Any, Record]) -> None:
         self.records = _sorted(found.get(key(r), r) for r in self.records)

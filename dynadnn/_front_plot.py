@@ -47,7 +47,7 @@ def plot_front(front: Front, ax: Axes | None, measured: bool, mark: Record | Non
     others = [r for r in front.evaluated if r.failure is None and r.point not in shown and not r.name]
     cloud = _coordinates(others, False)
     if len(cloud):
-        ax.scatter(*cloud.T, s=9, color="0.72", linewidths=0, label="evaluated by the search", zorder=1)
+        ax.scatter(cloud[:, 0], cloud[:, 1], s=9, color="0.72", linewidths=0, label="evaluated by the search", zorder=1)
     named = [r for r in front.evaluated if r.name and r.point not in shown and r.failure is None]
     _points(ax, named, measured, "#D55E00", "s", "named points", hollow=True)
     _points(
@@ -66,9 +66,9 @@ def plot_front(front: Front, ax: Axes | None, measured: bool, mark: Record | Non
                 *xy.T, s=190, facecolors="none", edgecolors="black", linewidths=1.6, zorder=6, label=_short(label)
             )
     for marker, reference in zip(REFERENCES * (1 + len(front.references) // 6), front.references, strict=False):
-        xy = (reference.latency_ms, reference.accuracy * 100)
-        ax.scatter(*xy, marker=marker, s=70, color="#56B4E9", edgecolors="black", linewidths=0.8, zorder=4)
-        ax.annotate(reference.name, xy, xytext=(6, -3), textcoords="offset points", fontsize="small", va="top")
+        at = (reference.latency_ms, reference.accuracy * 100)
+        ax.scatter([at[0]], [at[1]], marker=marker, s=70, color="#56B4E9", edgecolors="black", linewidths=0.8, zorder=4)
+        ax.annotate(reference.name, at, xytext=(6, -3), textcoords="offset points", fontsize="small", va="top")
     _axes(ax, [front])
     return ax
 
@@ -96,8 +96,8 @@ def _points(
     if not known:
         return
     xy = _coordinates(known, measured)
-    down_up = [[], []]  # type: list[list[float]]
-    left_right = [[], []]  # type: list[list[float]]
+    down_up: list[list[float]] = [[], []]
+    left_right: list[list[float]] = [[], []]
     for r, (x, y) in zip(known, xy, strict=True):
         low, high = r.accuracy_interval or (y / 100, y / 100)
         down_up[0].append(max(0.0, y - low * 100))
@@ -106,7 +106,7 @@ def _points(
         left_right[0].append(max(0.0, x - (r.latency_ms_p10 or 0.0)) if has else 0.0)
         left_right[1].append(max(0.0, (r.latency_ms_p90 or 0.0) - x) if has else 0.0)
     ax.errorbar(
-        *xy.T, yerr=down_up, xerr=left_right, fmt=marker, color=colour, ecolor=colour, elinewidth=0.8, capsize=2,
+        xy[:, 0], xy[:, 1], yerr=down_up, xerr=left_right, fmt=marker, color=colour, ecolor=colour, elinewidth=0.8, capsize=2,
         markersize=6, markerfacecolor="white" if hollow else colour, label=label, zorder=3, alpha=0.9,
     )  # fmt: skip
 
@@ -116,14 +116,15 @@ def _line(ax: Axes, records: Sequence[Record], measured: bool, colour: str, styl
     if len(xy) > 1:
         xy = xy[nondominated(xy * (1, -1))]
         xy = xy[np.argsort(xy[:, 0])]
-        ax.step(*xy.T, where="post", color=colour, linestyle=style, linewidth=1.3, zorder=2)
+        ax.step(xy[:, 0], xy[:, 1], where="post", color=colour, linestyle=style, linewidth=1.3, zorder=2)
 
 
 def _label_named(ax: Axes, records: Sequence[Record], measured: bool) -> None:
     for r in records:
         xy = _coordinates([r], measured)
         if r.name and len(xy):
-            ax.annotate(_short(r.label), xy[0], xytext=(7, -9), textcoords="offset points", fontsize="small", zorder=5)
+            at = (float(xy[0, 0]), float(xy[0, 1]))
+            ax.annotate(_short(r.label), at, xytext=(7, -9), textcoords="offset points", fontsize="small", zorder=5)
 
 
 def _axes(ax: Axes, fronts: Sequence[Front]) -> None:
@@ -139,7 +140,8 @@ def _axes(ax: Axes, fronts: Sequence[Front]) -> None:
     ax.set_axisbelow(True)
     low, high = ax.get_xlim()
     ax.set_xlim(max(0.0, low), high)
-    ax.legend(loc="lower right", fontsize="small", framealpha=0.9)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower right", fontsize="small", framealpha=0.9)
 
 
 def _short(text: str) -> str:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from ._network import spec_json
+from ._points import Subnet
+
 if TYPE_CHECKING:
     from ._network import Network
-    from ._points import Subnet
 
 
 class PointDocument(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -22,8 +24,6 @@ class PointDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def subnet(self) -> Subnet:
         """Return the sub-net."""
-        from ._points import Subnet
-
         return Subnet(self.widths, self.bits, self.depth)
 
 
@@ -70,10 +70,10 @@ def network_hash(net: Network) -> str:
 
 
 def _describe(digest: Any, net: Network) -> None:
-    spaces = [(space.name, int(space.full), int(space.unit)) for space in net.spaces]
     arrays = [(name, array.dtype.str, array.shape) for name, array in _weights(net)]
-    digest.update(repr((tuple(net.shape), int(net.outputs), spaces, arrays, int(net.macs()))).encode())
+    digest.update(spec_json(net))
+    digest.update(repr((arrays, net.views)).encode())
 
 
 def _weights(net: Network) -> list[tuple[str, np.ndarray[Any, Any]]]:
-    return sorted(((name, np.asarray(array)) for name, array in net.weights.items()), key=lambda item: item[0])
+    return sorted(net.weights.items())

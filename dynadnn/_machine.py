@@ -78,7 +78,7 @@ def version() -> str:
 
 
 def core_config() -> dict[str, object]:
-    """What the C core says about itself."""
+    """Return what the C core says about itself."""
     from . import _core
 
     return _core.config()

@@ -60,7 +60,7 @@ def measure(nets: Any, split: Split, *, points: Sequence[Any] | None = None, thr
             names[subnet] = f"{names[subnet]} = {name}" if subnet in names else name
         wanted = names if points is None else dict.fromkeys(net._find(point) for point in points)
         for subnet in wanted:
-            fields = {"name": names.get(subnet), "model": model or None, "threads": threads}
+            fields: dict[str, Any] = {"name": names.get(subnet), "model": model or None, "threads": threads}
             records.append(figures(net, subnet, split, **fields)[0])
     timed = measure_records(networks, records)
     done = [msgspec.structs.replace(r, latency_ms=r.latency_ms_measured) for r in timed.values()]

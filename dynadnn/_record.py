@@ -119,7 +119,7 @@ NUMBERS = ("error", "accuracy", "loss", "latency_ms", "energy_mj", "bytes", "mac
 
 
 def key(record: Record) -> tuple[str | None, Any, int]:
-    """What makes two records the same point."""
+    """Return what makes two records the same point."""
     return record.model, record.point, record.threads
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ._points import Subnet
     from .datasets import Split
 
-VIEWS = (8, 4, 3, 2)
 COMPARISON = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 
 
@@ -157,8 +156,8 @@ class Genes:
             fractions = space.widths or [(i + 1) / count for i in range(count)]
             rows = dict.fromkeys(tuple(int(s.round(f)) for s in self._spaces) for f in sorted(fractions))
             self._rows = list(rows)
-        self._bits, self._per_layer = _bits(net, space, widest)
-        self._depths = _depths(net, widest) if space.depth else []
+        self._bits, self._per_layer = _bits(net, space)
+        self._depths = [list(range(least, blocks + 1)) for blocks, least in net.stages] if space.depth else []
         self._threads = tuple(space.threads)
         width_genes = [len(self._rows)] if self._uniform else [len(w) for w in self._widths]
         bit_genes = [len(self._bits)] * (sum(not f for f in self._floating) if self._per_layer else 1)
@@ -215,38 +214,18 @@ def _choices(space: Any, fractions: Sequence[float] | None) -> list[int]:
     return [*range(int(space.step), int(space.full), int(space.step)), int(space.full)]
 
 
-def _bits(net: Network, space: Space, widest: Subnet) -> tuple[tuple[Any, ...], bool]:
+def _bits(net: Network, space: Space) -> tuple[tuple[Any, ...], bool]:
     """Bits to choose from, fewest first; (None,) where there is no choice."""
-    if not widest.bits or all(isinstance(b, str) for b in widest.bits):
+    if not net.views:
         if space.bits is not None and space.bits != "per layer":
             raise PointError(f"space.bits is {space.bits}, but the network is not quantised")
         return (None,), False
-    offered = [bits for bits in VIEWS if _possible(net, bits=bits)]
     if space.bits is None or space.bits == "per layer":
-        return tuple(sorted(offered)), space.bits == "per layer"
+        return tuple(sorted(net.views)), space.bits == "per layer"
     for bits in space.bits:
-        if bits not in offered:
-            raise PointError(f"space.bits holds {bits}; the network offers {offered}")
+        if bits not in net.views:
+            raise PointError(f"space.bits holds {bits}; the network offers {net.views}")
     return tuple(sorted({int(b) for b in space.bits})), False
-
-
-def _depths(net: Network, widest: Subnet) -> list[list[int]]:
-    """Kept blocks per stage to choose from."""
-    choices = []
-    for stage, blocks in enumerate(widest.depth):
-        kept = [blocks]
-        while kept[0] > 0 and _possible(net, depth=[*widest.depth[:stage], kept[0] - 1, *widest.depth[stage + 1 :]]):
-            kept.insert(0, kept[0] - 1)
-        choices.append(kept)
-    return choices
-
-
-def _possible(net: Network, **options: Any) -> bool:
-    try:
-        net.subnet(**options)
-    except PointError:
-        return False
-    return True
 
 
 def evaluate_objectives(

@@ -35,7 +35,8 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{self.mean * 100:+.1f} points (95 % interval {self.low * 100:+.1f} to {self.high * 100:+.1f}, n = {self.n})"
+        low, high = self.low * 100, self.high * 100
+        return f"{self.mean * 100:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, n = {self.n})"
 
 
 def wilson(correct: float, n: int) -> tuple[float, float]:

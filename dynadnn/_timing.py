@@ -1,7 +1,8 @@
 """Timing – how long a call takes, measured so that several calls can be compared.
 
-A single mean says little on a machine whose clock wanders by a tenth within seconds. So calls are timed in blocks of some milliseconds, and the blocks of all calls take
-turns, forwards and then backwards: whatever slows the machine down hits all of them alike. What is reported is the median over blocks with the 10th and 90th percentile.
+A single mean says little on a machine whose clock wanders by a tenth within seconds. So calls are timed in blocks of
+some milliseconds, and the blocks of all calls take turns, forwards and then backwards: whatever slows the machine down
+hits all of them alike. What is reported is the median over blocks with the 10th and 90th percentile.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Timing:
 
 
 def probe() -> object:
-    """A fixed piece of work bound by the core's clock alone (SHA-256 of 16 KiB), to hold other work against."""
+    """Do a fixed piece of work bound by the core's clock alone (SHA-256 of 16 KiB), to hold other work against."""
     return hashlib.sha256(PROBE_BYTES).digest()
 
 
