@@ -124,7 +124,7 @@ class Network:
         if len(self._numbers) != len(self._spec.nodes):
             raise GraphError("two nodes have the same name")
         if self.preprocess is not None:
-            self.preprocess.table(self._tensors[0]["channels"])
+            self.preprocess._rows(self._tensors[0]["channels"])
         self._weights = check_weights(weights, weight_shapes(self._spec, self._tensors))
         layers = [i for i, node in enumerate(self._spec.nodes) if node.op in ("conv2d", "linear")]
         names = [node.name for node in self._spec.nodes]

@@ -72,13 +72,18 @@ class Preprocess:
         ValueError
             If mean and std are given for another number of channels.
         """
+        return np.ascontiguousarray(np.broadcast_to(self._rows(channels), (channels, 256)))
+
+    def _rows(self, channels: int) -> NDArray[np.float32]:
+        """One row for all channels, or one each."""
         if len(self.mean) not in (1, channels):
             raise ValueError(f"preprocess has mean and std for {len(self.mean)} channels, the images have {channels}")
         mean, std = np.array(self.mean)[:, None], np.array(self.std)[:, None]
-        table = ((np.arange(256.0) / self.scale - mean) / std).astype(np.float32)
-        if not np.isfinite(table).all():
+        with np.errstate(over="ignore"):
+            rows = ((np.arange(256.0) / self.scale - mean) / std).astype(np.float32)
+        if not np.isfinite(rows).all():
             raise ValueError(f"preprocess gives values beyond float32: mean {self.mean}, std {self.std}")
-        return np.ascontiguousarray(np.broadcast_to(table, (channels, 256)))
+        return rows
 
     def __call__(self, images: ArrayLike) -> NDArray[np.float32]:
         """Preprocess uint8 images, channels last.
