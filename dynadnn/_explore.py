@@ -163,7 +163,7 @@ def explore(
     seeds = [(net._find(p), t) for p in (net.points.values() if init is None else init) for t in space.threads]
     rows = [row for s, t in seeds if (row := genes.encode(s, t)) is not None]
     if rows:
-        search.seed(np.array(rows[:population]))
+        search.start(np.array(rows[:population]))
 
     def late() -> bool:
         return max_seconds is not None and time.monotonic() - start > max_seconds

@@ -63,7 +63,7 @@ def plot_front(front: Front, ax: Axes | None, measured: bool, mark: Record | Non
         if len(xy):
             label = f"{'knee' if mark is None else 'picked'}: {chosen.label}"
             ax.scatter(
-                *xy.T, s=190, facecolors="none", edgecolors="black", linewidths=1.6, zorder=6, label=_short(label)
+                xy[:, 0], xy[:, 1], s=190, facecolors="none", edgecolors="black", linewidths=1.6, zorder=6, label=_short(label)
             )
     for marker, reference in zip(REFERENCES * (1 + len(front.references) // 6), front.references, strict=False):
         at = (reference.latency_ms, reference.accuracy * 100)
