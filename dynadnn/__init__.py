@@ -34,7 +34,7 @@ _HOME = {
     "Space": "_explore",
     "Subnet": "_points",
     "Table": "_table",
-    "compare_fronts": "_front",
+    "compare_fronts": "_compare",
     "distill": "_distill",
     "explore": "_explore",
     "fit": "_train",

@@ -77,8 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--data", choices=("digits", "cifar10"), default="digits", help="what to learn (default: digits)")
     demo.add_argument("--root", type=Path, metavar="DIR", help="folder with CIFAR-10 in its binary layout")
-    demo.add_argument("--out", type=Path, default=Path("dynadnn-demo"), metavar="DIR", help="where files go (default: %(default)s)")
-    demo.add_argument("--seconds", type=_seconds, metavar="N", help="how long to take, roughly (default: 40, CIFAR-10: 1800)")
+    demo.add_argument(
+        "--out", type=Path, default=Path("dynadnn-demo"), metavar="DIR", help="where files go (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--seconds", type=_seconds, metavar="N", help="how long to take, roughly (default: 40, CIFAR-10: 1800)"
+    )
     demo.set_defaults(run=_demo)
     info = commands.add_parser(
         "info",

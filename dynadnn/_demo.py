@@ -118,7 +118,9 @@ def run_demo(name: str, root: Path | None, out: Path, seconds: float, start: flo
     say("")
     say(str(front.summary(rows)))
     say("")
-    say(f"Accuracy is on {len(data.val)} validation images, which the search used to choose; test images were not used.")
+    say(
+        f"Accuracy is on {len(data.val)} validation images, which the search used to choose; test images were not used."
+    )
     say(recommendation(picked, slowest, limit))
     say(f"Ship it with\n    {code}")
     say("")
@@ -191,10 +193,18 @@ def verify(front: Front, others: Front, teacher: Network, data: Data, limit: flo
     better = (tutor.accuracy_test or 0.0) - (wide.accuracy_test or 0.0)
     return [
         Check("the widest point takes at least twice as long as the narrowest", ratio >= 2, f"{ratio:.1f} times"),
-        Check("the widest point is clearly more accurate than the narrowest on the test images", gain.low > 0, str(gain)),
-        Check(f"the limit of {limit:g} ms rules points out", bool(slower), f"{len(slower)} of {len(shown_points(front))}"),
+        Check(
+            "the widest point is clearly more accurate than the narrowest on the test images", gain.low > 0, str(gain)
+        ),
+        Check(
+            f"the limit of {limit:g} ms rules points out", bool(slower), f"{len(slower)} of {len(shown_points(front))}"
+        ),
         Check("the teacher is slower than the student", times > 1, f"{times:.1f} times"),
-        Check("the teacher is more accurate than the student", better > 0, f"{better * 100:+.1f} points on the test images"),
+        Check(
+            "the teacher is more accurate than the student",
+            better > 0,
+            f"{better * 100:+.1f} points on test",
+        ),
     ]
 
 
@@ -228,8 +238,9 @@ def write_files(out: Path, front: Front, picked: Record, histories: dict[str, Hi
     except ImportError as error:
         say(f"front.png  not drawn: {error}")
         return files
-    assert ax.figure is not None
-    ax.figure.savefig(out / "front.png", dpi=150)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(out / "front.png", dpi=150)
     return [*files, "front.png"]
 
 

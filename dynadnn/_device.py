@@ -92,7 +92,7 @@ class Device:
     ) -> None:
         self.machine = this_machine() if machine is None else machine
         if probe_ms is None:
-            durations, _ = samples([probe], rounds=15, block_ms=1.0)
+            durations, _ = samples([probe], rounds=61)
             probe_ms = float(np.median(durations))
         self.probe_ms = probe_ms
         self._table: dict[_Key, Row] = {}
@@ -290,7 +290,8 @@ class Device:
 
     def _measure(self, net: Network, subnets: Sequence[Subnet], threads: int) -> list[Timing]:
         calls = engine_calls(net, subnets, threads)
-        durations, repeats = samples([*calls, probe], rounds=15, block_ms=1.0, warmup_ms=4.0)
+        durations, repeats = samples([*calls, probe], rounds=31, block_ms=0.5, warmup_ms=2.0)
+        # Medians of the whole run, not of single rounds: a ratio of two disturbed blocks would be worse than either.
         scale = self.probe_ms / float(np.median(durations[-1])) if self.probe_ms > 0 else 1.0
         return [summarise(row * scale, n) for row, n in zip(durations[:-1], repeats[:-1], strict=True)]
 

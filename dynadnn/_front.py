@@ -249,7 +249,7 @@ class Front:
         rows = [correct(self._network_of(point), split, point) for point in (a, b)]
         return paired_difference(*rows)
 
-    def remeasure(self, *, rounds: int = 30, block_ms: float = 2.0) -> Front:
+    def remeasure(self, *, rounds: int = 100, block_ms: float = 0.5) -> Front:
         """Measure the latency of all points now, in turns, on this machine; the table's figures are kept beside.
 
         Parameters
@@ -403,7 +403,8 @@ class Front:
         rows = [
             [
                 r.label, r.threads, r.accuracy, *(r.accuracy_interval or (None, None)), r.error, r.loss,
-                r.latency_ms, r.latency_ms_measured, r.latency_ms_p10, r.latency_ms_p90, r.energy_mj, r.bytes, r.macs, r.accuracy_test,
+                r.latency_ms, r.latency_ms_measured, r.latency_ms_p10, r.latency_ms_p90, r.energy_mj,
+                r.bytes, r.macs, r.accuracy_test,
             ]
             for r in self.records
         ]  # fmt: skip

@@ -61,14 +61,18 @@ def plot_front(front: Front, ax: Axes | None, measured: bool, mark: Record | Non
     if chosen is not None:
         xy = _coordinates([chosen], measured)
         if len(xy):
-            label = f"{'knee' if mark is None else 'picked'}: {chosen.label}"
+            label = f"{'knee' if mark is None else 'picked'}: {xy[0, 1]:.1f} % in {xy[0, 0]:.3g} ms"
             ax.scatter(
-                xy[:, 0], xy[:, 1], s=190, facecolors="none", edgecolors="black", linewidths=1.6, zorder=6, label=_short(label)
+                xy[:, 0],
+                xy[:, 1],
+                s=190,
+                facecolors="none",
+                edgecolors="black",
+                linewidths=1.6,
+                zorder=6,
+                label=label,
             )
-    for marker, reference in zip(REFERENCES * (1 + len(front.references) // 6), front.references, strict=False):
-        at = (reference.latency_ms, reference.accuracy * 100)
-        ax.scatter([at[0]], [at[1]], marker=marker, s=70, color="#56B4E9", edgecolors="black", linewidths=0.8, zorder=4)
-        ax.annotate(reference.name, at, xytext=(6, -3), textcoords="offset points", fontsize="small", va="top")
+    _references(ax, front)
     _axes(ax, [front])
     return ax
 
@@ -106,8 +110,8 @@ def _points(
         left_right[0].append(max(0.0, x - (r.latency_ms_p10 or 0.0)) if has else 0.0)
         left_right[1].append(max(0.0, (r.latency_ms_p90 or 0.0) - x) if has else 0.0)
     ax.errorbar(
-        xy[:, 0], xy[:, 1], yerr=down_up, xerr=left_right, fmt=marker, color=colour, ecolor=colour, elinewidth=0.8, capsize=2,
-        markersize=6, markerfacecolor="white" if hollow else colour, label=label, zorder=3, alpha=0.9,
+        xy[:, 0], xy[:, 1], yerr=down_up, xerr=left_right, fmt=marker, color=colour, ecolor=colour, elinewidth=0.8,
+        capsize=2, markersize=6, markerfacecolor="white" if hollow else colour, label=label, zorder=3, alpha=0.9,
     )  # fmt: skip
 
 
@@ -127,6 +131,25 @@ def _label_named(ax: Axes, records: Sequence[Record], measured: bool) -> None:
             ax.annotate(_short(r.label), at, xytext=(7, -9), textcoords="offset points", fontsize="small", zorder=5)
 
 
+def _references(ax: Axes, front: Front) -> None:
+    order = sorted(front.references, key=lambda r: -r.accuracy)
+    for i, reference in enumerate(order):
+        at = (reference.latency_ms, reference.accuracy * 100)
+        marker = REFERENCES[i % len(REFERENCES)]
+        ax.scatter([at[0]], [at[1]], marker=marker, s=70, color="#56B4E9", edgecolors="black", linewidths=0.8, zorder=4)
+        offset, va = ((0, 8), "bottom") if i % 2 == 0 else ((0, -8), "top")
+        ax.annotate(
+            reference.name,
+            at,
+            xytext=offset,
+            textcoords="offset points",
+            fontsize="small",
+            ha="center",
+            va=va,
+            zorder=5,
+        )
+
+
 def _axes(ax: Axes, fronts: Sequence[Front]) -> None:
     threads = sorted({r.threads for f in fronts for r in f.records}) or [1]
     cpus = list(dict.fromkeys(f.machine.cpu for f in fronts))
@@ -138,8 +161,12 @@ def _axes(ax: Axes, fronts: Sequence[Front]) -> None:
     ax.set_title(text, fontsize="small", loc="right", color="0.35")
     ax.grid(True, color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
-    low, high = ax.get_xlim()
-    ax.set_xlim(max(0.0, low), high)
+    # Medians decide the range: on a busy machine the bar of one point would squeeze all others together.
+    shown = [r.latency or 0.0 for f in fronts for r in [*f.records, *(e for e in f.evaluated if e.name)]]
+    shown += [r.latency_ms for f in fronts for r in f.references]
+    if shown and max(shown) > 0:
+        span = max(shown) - min(shown)
+        ax.set_xlim(max(0.0, min(shown) - 0.12 * span), max(shown) + (0.12 * span or 0.5 * max(shown)))
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower right", fontsize="small", framealpha=0.9)
 

@@ -64,7 +64,7 @@ def network_hash(net: Network) -> str:
     digest = hashlib.sha256()
     _describe(digest, net)
     for _, array in _weights(net):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     digest.update(repr(net.preprocess).encode())
     return digest.hexdigest()
 

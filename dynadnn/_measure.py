@@ -97,7 +97,7 @@ def figures(
 
 
 def measure_records(
-    networks: Mapping[str, Network], records: Sequence[Record], rounds: int = 30, block_ms: float = 2.0
+    networks: Mapping[str, Network], records: Sequence[Record], rounds: int = 100, block_ms: float = 0.5
 ) -> dict[Any, Record]:
     """Time points of several networks in turns; returns the records with measured latencies by key."""
     order: list[Record] = []

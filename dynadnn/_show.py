@@ -42,8 +42,8 @@ def show_config() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``, ``compiler``, ``isa_found`` (list), ``isa_used`` (of the int8 convolutions), ``threads`` (cores this
-        process may use), ``cpu``, ``numpy``, ``python``, ``system``.
+        ``version``, ``compiler``, ``isa_found`` (list), ``isa_used`` (of int8 convolutions), ``threads``
+        (cores this process may use), ``cpu``, ``numpy``, ``python``, ``system``.
 
     Examples
     --------

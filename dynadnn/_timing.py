@@ -1,8 +1,10 @@
 """Timing – how long a call takes, measured so that several calls can be compared.
 
-A single mean says little on a machine whose clock wanders by a tenth within seconds. So calls are timed in blocks of
-some milliseconds, and the blocks of all calls take turns, forwards and then backwards: whatever slows the machine down
-hits all of them alike. What is reported is the median over blocks with the 10th and 90th percentile.
+A single mean says little on a machine whose clock wanders by a tenth within seconds. So calls are timed in many short
+blocks, and the blocks of all calls take turns, forwards and then backwards: whatever slows the machine down hits all of
+them alike. What is reported is the median over blocks with the 10th and 90th percentile. Blocks of half a millisecond
+are long against the clock's resolution and short against the time slices of an operating system: on a busy machine
+another process falls into some of them, and the median leaves those out.
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ def probe() -> object:
 def samples(
     calls: Sequence[Callable[[], object]],
     *,
-    rounds: int = 20,
-    block_ms: float = 2.0,
-    warmup_ms: float = 10.0,
+    rounds: int = 60,
+    block_ms: float = 0.5,
+    warmup_ms: float = 5.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Time several calls in turns.

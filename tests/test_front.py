@@ -317,3 +317,15 @@ def test_a_record_is_hashable_and_a_point(measured):
     with pytest.raises(KeyError, match="no column 'speed'"):
         r.column("speed")
     assert _front.key(r) == (None, r.point, 1)
+
+
+def test_two_fronts_are_compared_in_a_table(front):
+    worse = dn.Front(None, [record(0.3, 0.7, 1.5), record(1.0, 0.94, 9.0)], machine=front.machine, hashes={})
+    table = {row["measure"]: (row["a"], row["b"]) for row in dn.compare_fronts(front, worse)}
+    assert table["hypervolume"][0] > table["hypervolume"][1] > 0
+    assert table["share beaten by the other"] == (0.0, 0.5) and table["points"] == (4, 2)
+    assert any(k.startswith("accuracy within") for k in table)
+    with pytest.raises(ValueError, match="two CPUs"):
+        dn.compare_fronts(front, dn.Front(None, front.records, machine=Machine("x"), hashes={}))
+    with pytest.raises(ValueError, match="front b has no point"):
+        dn.compare_fronts(front, dn.Front(None, [], machine=front.machine, hashes={}))
