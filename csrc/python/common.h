@@ -33,6 +33,11 @@ PyArrayObject *dn_py_array(PyObject *object, int type, int ndim, const char *nam
 /* The same, where None gives NULL without an error; *ok says which. */
 PyArrayObject *dn_py_array_or_none(PyObject *object, int type, int ndim, const char *name, int *ok);
 
+/* The graph inside a dynadnn._core.Graph, or NULL with a TypeError. The caller keeps a reference to `object` for as long as it uses the graph. */
+dn_graph *dn_py_graph(PyObject *object, module_state *state);
+/* Structure of an operating point from Python: active int32 [spaces], bits int8 [nodes] or None, depth int32 [stages] or None. Pointers are borrowed from the arrays. 0 or -1. */
+int dn_py_subnet(const dn_graph *graph, PyObject *active, PyObject *bits, PyObject *depth, dn_subnet *subnet);
+
 /* Each adds its types and functions to the module; -1 on error. */
 int dn_py_add_graph(PyObject *module, module_state *state);
 int dn_py_add_plan(PyObject *module, module_state *state);
