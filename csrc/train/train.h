@@ -66,6 +66,7 @@ typedef struct dn_layer {
     int32_t index, source_node; /* its node, the node it reads */
     dn_layer_kind kind;
     bool heavy;
+    size_t split_size; /* floats of one split of the weight gradient */
     int32_t groups, group_in, group_out, group_panels, taps;
     size_t panel, back_panel; /* floats */
     dn_param weight, bias;
@@ -74,8 +75,7 @@ typedef struct dn_layer {
     bool stale; /* working and transposed are older than weight.value */
     dn_cut *cuts;
     int32_t cut_count;
-    float *partial; /* [batch][outputs]: bias gradient per image */
-    float *ones, *zeros; /* epilogue scale, and bias where there is none */
+    float *partial; /* [batch][2][outputs]: bias gradient per image, the second half unused */
 
     dn_train_hooks hooks;
     float *hooked_input, *hooked_weight, *natural;
@@ -84,9 +84,9 @@ typedef struct dn_layer {
     int32_t in_active, out_active;
     dn_run *runs, *back_runs;
     dn_row_taps *rows, *back_rows;   /* rows: (kernel_h + 1) per group */
-    dn_phase_taps *phases;           /* stride_h * stride_w per group */
+    dn_phase_taps *phases;            /* stride_h * stride_w per group */
     int32_t top, bottom, left, right; /* halo of dy for backward-data */
-    float *active_weight, *active_flipped; /* depthwise: [active / 16][tap][16] */
+    float *active_weight, *active_flipped, *active_taps, *active_bias; /* depthwise: [active / 16][tap][16], the same with the last tap first, [tap][active] */
     size_t split_offset;
 } dn_layer;
 
@@ -97,8 +97,8 @@ typedef struct dn_norm {
     float *partial;                             /* [batch][3 * channels] */
     float *mean, *variance, *scale, *shift;     /* active channels of this pass */
     float *inverse, *a, *b, *c;
+    double *sums; /* [2][channels] */
     int32_t active;
-    double count; /* pixels of the batch */
 } dn_norm;
 
 /* ---- program ---- */
@@ -111,6 +111,7 @@ typedef struct dn_unit {
     int32_t z, norm, residual; /* tensors (norm: node) or -1; a layer's input is z */
     dn_act act;
     float slope;
+    bool inner;     /* the node is part of a later node's unit */
     bool transient; /* a blend that is made afresh where its only reader, a convolution, needs it */
     bool from_norm; /* a layer whose output gradient is made from the blend that follows */
     int32_t blend;  /* ... that one */
@@ -126,7 +127,11 @@ typedef struct dn_value {
     size_t full_size; /* at full width */
     bool stored;      /* wanted by some program */
     int32_t root;     /* the tensor to read instead */
-    bool live, skip, needs;
+    bool live, needs;
+    bool pinned;    /* input of a block that may be dropped: others may come to read it, so it is always stored */
+    bool absorbed;  /* decided once, at full depth: part of the unit of its only reader */
+    bool transient; /* likewise: see dn_unit */
+    bool acted;     /* its gradient is already the one before the activation */
     int32_t users, only_user, remaining;
     int32_t slot; /* of its gradient, or -1 */
     int32_t *index; /* shortcut: dense source channel or -1 per active channel */
@@ -190,9 +195,10 @@ struct dn_trainer {
     dn_phase *forward_phases, *backward_phases;
     int32_t forward_step_count, backward_step_count, forward_phase_count, backward_phase_count, step_capacity, phase_capacity;
     int32_t *active;
-    int8_t *alias_skip; /* bool [count] */
-    int32_t *alias, *depth;
-    bool sizing; /* the program is being built to learn what memory it wants */
+    bool *skip;
+    int32_t *alias;
+    bool deciding, sizing; /* the program is being built to choose what is merged, to learn what memory it wants */
+    float *ones, *zeros; /* as many as the widest tensor has channels, and 16 */
 
     float **slots;
     int32_t slot_count, slot_capacity, *slot_users;
@@ -214,6 +220,7 @@ struct dn_trainer {
     atomic_bool cancelled;
     const dn_phase *phase;
     const dn_step *phase_steps;
+    size_t phase_items;
 
     void **owned;
     size_t owned_count, owned_capacity;
@@ -262,7 +269,9 @@ void dn_grad_pass_run(const dn_convgrad_f32 *kernels, const dn_grad_pass *pass);
 /* layer_pass.c: one image of a convolution, or a block of images of a linear layer. */
 void dn_layer_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, dn_scratch *scratch);
 void dn_layer_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image, size_t split, dn_scratch *scratch);
-void dn_layer_bias_sums(dn_trainer *trainer, dn_layer *layer, const float *dy, ptrdiff_t dy_row, const dn_value *output, size_t image);
+void dn_layer_finish_bias(dn_trainer *trainer, dn_layer *layer);
+void dn_linear_finish_bias(dn_trainer *trainer, dn_layer *layer, int32_t slot);
+void dn_layer_finish_splits(dn_trainer *trainer, dn_layer *layer);
 void dn_linear_forward(dn_trainer *trainer, const dn_unit *unit, size_t first, size_t count);
 void dn_linear_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t first, size_t count);
 size_t dn_weights_items(const dn_trainer *trainer, const dn_layer *layer);
@@ -272,7 +281,6 @@ void dn_weights_item(dn_trainer *trainer, const dn_unit *unit, const dn_step *st
 void dn_blend_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, float *out, size_t rows, ptrdiff_t out_row);
 void dn_blend_actgrad(dn_trainer *trainer, const dn_step *step, size_t image, dn_scratch *scratch);
 void dn_blend_normgrad(dn_trainer *trainer, const dn_unit *unit, const float *g, size_t image, float *out, size_t rows, ptrdiff_t out_row);
-void dn_norm_gather(dn_norm *norm, const dn_value *z);
 void dn_norm_finish_forward(dn_trainer *trainer, dn_norm *norm, const dn_value *z);
 void dn_norm_finish_backward(dn_trainer *trainer, dn_norm *norm, const dn_value *z);
 void dn_norm_stage(dn_trainer *trainer, const dn_norm *norm, const dn_value *z, int32_t slot);
@@ -280,13 +288,15 @@ void dn_norm_stage(dn_trainer *trainer, const dn_norm *norm, const dn_value *z, 
 /* op_pass.c */
 void dn_op_forward(dn_trainer *trainer, const dn_unit *unit, size_t image);
 void dn_op_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image);
-void dn_op_bind(dn_trainer *trainer, int32_t node);
 
 /* program.c, program_back.c */
 dn_status dn_program_build(dn_trainer *trainer, const dn_subnet *subnet, dn_error *err);
 dn_status dn_program_build_backward(dn_trainer *trainer, dn_error *err);
 
-/* Gradient of tensor of one image in a slot. */
+/* run.c */
+dn_status dn_trainer_run_phases(dn_trainer *trainer, const dn_phase *phases, int32_t count, const dn_step *steps);
+
+/* Gradient of one image in a slot. */
 static inline float *dn_slot(const dn_trainer *trainer, int32_t slot, size_t image) { return trainer->slots[slot] + image * trainer->slot_stride; }
 static inline float *dn_image(const dn_value *value, size_t image) { return value->data + image * value->size; }
 /* True when the pass should stop; the calling thread (worker 0) asks the poll now and then. */
