@@ -27,8 +27,8 @@ typedef struct scratch {
 
 /* Widens the entries' channels of all pixels. */
 typedef void stage_fn(int16_t *wide, const uint8_t *const *pixel, const dn_tap *taps, size_t count);
-/* Multiplies them with one panel; adds to acc if `resume`, else starts it. */
-typedef void tile_fn(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i (*acc)[2], int resume);
+/* Multiplies them with the first 4 * used channels of one panel; adds to acc if `resume`, else starts it. */
+typedef void tile_fn(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i (*acc)[2], int resume, int used);
 
 typedef struct shape {
     stage_fn *stage;
@@ -59,8 +59,8 @@ AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
 /* `mr` pixels by one panel, in register tiles of `pixels` by 4 * `groups` outputs. In the buffer, channels lie `pitch` apart from pixel to pixel and `advance` from entry to
  * entry. Everything in lower case that is not an argument of the function is a constant. */
 #define TILE(name, mr, pixels, groups, steps, pitch, advance)                                                                                             \
-    AVX2 static void name(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i(*acc)[2], int resume) { \
-        for (int first = 0; first < 4; first += groups)                                                                                                         \
+    AVX2 static void name(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i(*acc)[2], int resume, int used) { \
+        for (int first = 0; first < used; first += groups)                                                                                                         \
             for (int base = 0; base < (mr); base += pixels) {                                                                                                   \
                 const int16_t *a = wide + base * (pitch);                                                                                                       \
                 const int8_t *panel = weights + 16 * first;                                                                                                     \
@@ -151,8 +151,9 @@ AVX2 static void accumulate(scratch *t, const dn_conv_s8_job *job, const shape *
         s->stage(t->wide, pixel, taps, count);
         for (int panel = 0; panel < nr; panel++) {
             const int8_t *weights = job->weights + (size_t)panel * job->panel_stride;
-            if (view) s->tile(t->wide, view_panel(t, job, weights, taps, count, s->steps), t->in_order, count, t->acc[panel], first != 0);
-            else s->tile(t->wide, weights, taps, count, t->acc[panel], first != 0);
+            const int used = panel == nr - 1 ? (job->last + 3) / 4 : 4;
+            if (view) s->tile(t->wide, view_panel(t, job, weights, taps, count, s->steps), t->in_order, count, t->acc[panel], first != 0, used);
+            else s->tile(t->wide, weights, taps, count, t->acc[panel], first != 0, used);
         }
         first += count;
     } while (first < job->tap_count);
@@ -168,6 +169,8 @@ AVX2 static void conv(const dn_conv_s8_job *job, const shape *s, int nr, int for
         residual[i] = !adds ? 0 : form == DN_FORM_ROW ? i * job->residual_step : job->residual_offset[i];
     }
     scratch t;
+    if (job->last <= 8) /* channels nobody computes still go through the epilogue */
+        for (int i = 0; i < s->mr; i++) t.acc[nr - 1][i][0] = t.acc[nr - 1][i][1] = _mm256_setzero_si256();
     accumulate(&t, job, s, pixel, nr, view);
     for (int panel = 0; panel < nr; panel++) finish_panel(job, (const __m256i(*)[2])t.acc[panel], panel, s->mr, panel == nr - 1 ? job->last : 16, out, residual, 1);
 }
