@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,14 +46,14 @@ def compare_fronts(a: Front, b: Front, ref: ArrayLike | None = None) -> Table:
         costs.append(np.array([(r.error, r.latency) for r in known], dtype=np.float64))
     both = np.concatenate(costs)
     worst = both.max(axis=0) + 0.1 * np.ptp(both, axis=0) if ref is None else np.asarray(ref, dtype=np.float64)
-    rows: list[tuple[str, object, object]] = [
-        ("hypervolume", *(float(hypervolume(c, worst)) for c in costs)),
-        ("points", *(len(c) for c in costs)),
-        ("share beaten by the other", _beaten(costs[0], costs[1]), _beaten(costs[1], costs[0])),
+    rows: list[list[Any]] = [
+        ["hypervolume", *(float(hypervolume(c, worst)) for c in costs)],
+        ["points", *(len(c) for c in costs)],
+        ["share beaten by the other", _beaten(costs[0], costs[1]), _beaten(costs[1], costs[0])],
     ]
     for limit in np.quantile(both[:, 1], (0.25, 0.5, 0.75)):
         best = [1.0 - c[c[:, 1] <= limit, 0].min() if (c[:, 1] <= limit).any() else None for c in costs]
-        rows.append((f"accuracy within {limit:.3g} ms", *(None if v is None else float(v) for v in best)))
+        rows.append([f"accuracy within {limit:.3g} ms", *(None if v is None else float(v) for v in best)])
     return Table(("measure", "a", "b"), rows, f"reference point: error {worst[0]:.3g}, {worst[1]:.3g} ms")
 
 

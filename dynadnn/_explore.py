@@ -113,7 +113,7 @@ def explore(
     PointError
         If no point meets all constraints: the message says which one, and by how much the nearest misses it.
     ValueError
-        If the checkpoint is of another search.
+        If the checkpoint is of another search, or ``data.val`` is empty.
     KeyboardInterrupt
         On Ctrl-C; the checkpoint can be gone on from.
 
@@ -135,6 +135,9 @@ def explore(
         raise ValueError("objectives is empty: at least one is needed")
     limits = [as_constraint(item) for item in _listed(constraints)]
     _check_termination(termination)
+    for split, why in (("val", "to judge points on"), ("calibration", "for their statistics")):
+        if len(getattr(data, split, ())) == 0:
+            raise ValueError(f"data.{split} is empty; explore needs images {why}")
     space = Space() if space is None else space
     genes = Genes(net, space)
     if rng is None and checkpoint is not None and resume:

@@ -159,6 +159,7 @@ def _axes(ax: Axes, fronts: Sequence[Front]) -> None:
     ax.set_ylabel("accuracy (%)")
     text = ", ".join(cpu.split(" (")[0] for cpu in cpus) + (": not measured on this machine" if foreign else "")
     ax.set_title(text, fontsize="small", loc="right", color="0.35")
+    ax.margins(y=0.1)
     ax.grid(True, color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
     # Medians decide the range: on a busy machine the bar of one point would squeeze all others together.

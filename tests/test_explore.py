@@ -314,3 +314,10 @@ def test_objectives_must_be_names_or_objectives(data):
             search(fake_network(), data, objectives=wrong)
     with pytest.raises(TypeError, match="needs a function"):
         dn.Objective("x", 3)
+
+
+def test_data_without_validation_images_is_refused(data):
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match=r"data\.val is empty"):
+        search(fake_network(), replace(data, val=data.val.take(np.arange(0))))
