@@ -72,6 +72,7 @@ static double zero_of(const dn_binding *b, int32_t tensor) { return b->plan->gra
 
 static scales scales_of(const dn_binding *b, const dn_plan_op *op, int32_t group) {
     scales s = {1, 0, 1, 0, 1, 0};
+    if (b->plan->graph->groups == 1) group = 0; /* groups of one convolution share scales; only incremental groups have their own */
     int32_t input = dn_op_input(b->plan, op), unused;
     if (dn_op_reads_u8(op) && input >= 0) {
         s.in = dn_scale_of(b, input, dn_channel_groups(b, input, &unused) > group ? group : 0);
@@ -185,7 +186,7 @@ static void fill_conv(dn_binding *b, const dn_plan_op *op, const dn_step *step, 
     const dn_segment_run *runs = (const dn_segment_run *)(const void *)(b->point->tables + step->extra);
     int32_t per_group = (int32_t)(step->table_channels / (size_t)step->groups), active = step->out.channels;
     for (int32_t g = 0; g < step->groups; g++) {
-        scales s = scales_of(b, op, b->plan->graph->groups > 1 ? g : 0);
+        scales s = scales_of(b, op, g);
         int32_t channels = step->groups > 1 ? op->group_out : active;
         for (int32_t c = 0; c < per_group; c++, scale++, bias++) {
             if (c < channels) channel_entry(b, op, step, runs, g, c, g * op->group_out + c, &s, raw, scale, bias);
@@ -194,19 +195,22 @@ static void fill_conv(dn_binding *b, const dn_plan_op *op, const dn_step *step, 
     }
 }
 
-/* A dense layer over a grouped network: one pass per input group; only the first adds the bias. */
+/* A dense layer over a grouped network: one pass per input group. Only the first pass adds a bias, so it holds the compensation of all groups. */
 static void fill_partial(dn_binding *b, const dn_plan_op *op, const dn_step *step, float *scale, float *bias) {
     int32_t width, groups = dn_channel_groups(b, b->root[dn_op_input(b->plan, op)], &width), lanes = (int32_t)dn_round_up((size_t)step->out.channels, PANEL);
-    for (int32_t g = 0; g < groups; g++) {
-        scales s = scales_of(b, op, g);
-        dn_segment_run run = {.lane = g * width, .lanes = width, .weight = g * width, .channels = width};
-        for (int32_t c = 0; c < lanes; c++, scale++, bias++) {
-            if (c >= step->out.channels) {
-                *scale = *bias = 0;
-                continue;
-            }
-            channel_entry(b, op, step, &run, 0, c, c, &s, false, scale, bias);
+    double zero = op->int8 ? zero_of(b, dn_op_input(b->plan, op)) - b->plan->kernels.conv_s8->a_offset : 0;
+    for (int32_t c = 0; c < step->out.channels; c++) {
+        line l = line_of(b, op, c);
+        double shift = l.shift;
+        for (int32_t g = 0; g < groups; g++) {
+            scales s = scales_of(b, op, g);
+            dn_segment_run run = {.lane = g * width, .lanes = width, .weight = g * width, .channels = width};
+            double k = s.in * (op->int8 ? (double)b->plan->params[b->plan->weight_scale[op->node] + (size_t)c] : 1) * l.k;
+            if (zero != 0) shift -= zero * (double)weight_sum(b->plan, op, step, &run, 0, c) * k;
+            if (op->residual >= 0 && g == 0) shift -= s.zero_residual * s.residual;
+            scale[g * lanes + c] = (float)k;
         }
+        bias[c] = (float)shift;
     }
 }
 
