@@ -217,6 +217,7 @@ typedef struct dn_trainer_options {
 dn_status dn_trainer_new(dn_trainer **out, const dn_graph *graph, const dn_params *params, const uint8_t *frozen, const float *input_table, const dn_trainer_options *options,
                          dn_error *err);
 void dn_trainer_free(dn_trainer *trainer);
+size_t dn_trainer_outputs(const dn_trainer *trainer); /* logits per image */
 
 /* One pass: forward in training mode (batch statistics), logits [n][outputs] written. The pass's statistics are kept aside for `stat_slot` (-1: nobody). step numbers dropout. */
 dn_status dn_trainer_forward(dn_trainer *trainer, const dn_subnet *subnet, const void *input, dn_dtype dtype, size_t n, int32_t stat_slot, uint64_t step, float *logits,

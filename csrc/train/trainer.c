@@ -31,6 +31,8 @@ void dn_trainer_free(dn_trainer *trainer) {
     dn_free(trainer);
 }
 
+size_t dn_trainer_outputs(const dn_trainer *trainer) { return trainer->values[trainer->graph->output].full_size; }
+
 /* ---- construction ---- */
 
 static dn_status check_options(const dn_trainer_options *options, dn_error *err) {
