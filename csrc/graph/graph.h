@@ -59,7 +59,6 @@ struct dn_graph {
     dn_stage *stages;
     int32_t stage_count;
     int32_t norm_channels;
-    void *owned[4]; /* memory the pointers above lead to */
 };
 
 const char *dn_op_name(dn_op op);
