@@ -284,7 +284,8 @@ def random_subnet(net: Network, rng: Any, offered: list[int]) -> Subnet:
     leaders = {}
     for k in range(len(net.full)):
         if net.elastic[k] and net.lead[k] == k:
-            unit, full = net.unit[k], net.full[k]
+            full = net.full[k]
+            unit = net.unit[k] if rng.random() < 0.2 else math.lcm(4, net.unit[k])
             options = sorted({*range(unit, full + 1, unit), full})
             leaders[k] = int(rng.choice(options))
     bits = [int(rng.choice(offered)) for _ in net.nodes]

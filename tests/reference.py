@@ -315,7 +315,7 @@ class Network:
         self.full = [self._full[root] for root in roots]
         self.elastic = [not self._fixed[root] for root in roots]
         self.lead = list(range(len(roots)))
-        self.unit = [4] * len(roots)
+        self.unit = [1] * len(roots)  # active channels of a leader are a multiple of this, or all
         for child, leader, size in self._links:
             child, leader = number[self._find(child)], number[self._find(leader)]
             while self.lead[leader] != leader:
