@@ -53,7 +53,9 @@ def structure(case: Case, graph: Any, subnet: Subnet) -> tuple[Any, Any, Any]:
 class Compiled:
     """A case as an engine whose points are numbered like the case's sub-nets."""
 
-    def __init__(self, core: Any, case: Case, isa: str = "ref", threads: int = 1, floating: bool = False) -> None:
+    def __init__(
+        self, core: Any, case: Case, isa: str | None = "ref", threads: int = 1, floating: bool = False
+    ) -> None:
         self.core, self.case = core, case
         net = case.net
         self.graph = core.Graph(case.nodes, net.output, net.groups)

@@ -29,7 +29,7 @@ class Case:
     tables: list[Tables] = field(default_factory=list)
 
 
-class _Builder:
+class Builder:
     def __init__(self, rng: Any) -> None:
         self.rng = rng
         self.nodes: list[Node] = []
@@ -122,7 +122,7 @@ KINDS = (
 )
 
 
-def _random_nodes(b: _Builder, size: int) -> None:
+def random_nodes(b: Builder, size: int) -> None:
     rng = b.rng
     height = 1 if b.chance(0.2) else int(rng.integers(4, size))
     width = int(rng.integers(4, size if height > 1 else 3 * size))
@@ -297,8 +297,9 @@ def random_subnet(net: Network, rng: Any, offered: list[int]) -> Subnet:
     return Subnet(net.active(leaders), bits, depth)
 
 
-def _finish(seed: int, rng: Any, nodes: list[Node], groups: int, subnets: int) -> Case:
-    net = Network(nodes, groups=groups)
+def finish(seed: int, rng: Any, nodes: list[Node], groups: int, subnets: int, output: int | None = None) -> Case:
+    """Give a list of nodes random weights, points, tables and images."""
+    net = Network(nodes, output, groups)
     offered = [[8], [8, 4], [8, 4, 3], [8, 4, 3, 2]][int(rng.integers(4))]
     params, floating = _random_params(net, rng, offered)
     first = net.tensors[0]
@@ -324,15 +325,15 @@ def _finish(seed: int, rng: Any, nodes: list[Node], groups: int, subnets: int) -
 def random_network(seed: int, subnets: int = 3, size: int = 12) -> Case:
     """Make a small network of random ops with random points (the first is the whole network at 8 bits)."""
     rng = np.random.default_rng([seed, 1])
-    builder = _Builder(rng)
-    _random_nodes(builder, size)
-    return _finish(seed, rng, builder.nodes, 1, subnets)
+    builder = Builder(rng)
+    random_nodes(builder, size)
+    return finish(seed, rng, builder.nodes, 1, subnets)
 
 
 def random_grouped_network(seed: int, subnets: int = 3) -> Case:
     """Make a network of 2 to 4 incremental channel groups."""
     rng = np.random.default_rng([seed, 2])
-    b = _Builder(rng)
+    b = Builder(rng)
     groups = b.pick(2, 3, 4)
     height, width, channels = int(rng.integers(5, 10)), int(rng.integers(5, 10)), int(rng.integers(1, 4))
     x = b.node("input", (), (height, width, channels), height=height, width=width, channels=channels)
@@ -353,4 +354,4 @@ def random_grouped_network(seed: int, subnets: int = 3) -> Case:
     x = b.node("global_avg_pool", (x,), (1, 1, b.shape[x][2]))
     outputs = int(rng.integers(2, 12))
     b.node("linear", (x,), (1, 1, outputs), channels=outputs, bias=1)
-    return _finish(seed, rng, b.nodes, groups, subnets)
+    return finish(seed, rng, b.nodes, groups, subnets)
