@@ -280,7 +280,8 @@ class _Loose(MinMax):
         return float(F32(super().scale(real, signed) * self.rng.uniform(0.5, 1.3)))
 
 
-def random_subnet(net: Network, rng: Any, offered: list[int]) -> Subnet:
+def random_subnet(net: Network, rng: Any, offered: list[int], stages: list[tuple[int, int]] | None = None) -> Subnet:
+    """Make a random point. `stages`: blocks and fewest kept blocks of each; None if every block can be dropped."""
     leaders = {}
     for k in range(len(net.full)):
         if net.elastic[k] and net.lead[k] == k:
@@ -289,15 +290,22 @@ def random_subnet(net: Network, rng: Any, offered: list[int]) -> Subnet:
             options = sorted({*range(unit, full + 1, unit), full})
             leaders[k] = int(rng.choice(options))
     bits = [int(rng.choice(offered)) for _ in net.nodes]
-    stages = {}
-    for node in net.nodes:
-        if node["stage"] >= 0:
-            stages[node["stage"]] = max(stages.get(node["stage"], 0), node["block"] + 1)
-    depth = [int(rng.integers(0, stages[s] + 1)) for s in sorted(stages)]
+    if stages is None:
+        count = max((node["stage"] for node in net.nodes), default=-1) + 1
+        stages = [(max(n["block"] for n in net.nodes if n["stage"] == k) + 1, 0) for k in range(count)]
+    depth = [int(rng.integers(keep, blocks + 1)) for blocks, keep in stages]
     return Subnet(net.active(leaders), bits, depth)
 
 
-def finish(seed: int, rng: Any, nodes: list[Node], groups: int, subnets: int, output: int | None = None) -> Case:
+def finish(
+    seed: int,
+    rng: Any,
+    nodes: list[Node],
+    groups: int,
+    subnets: int,
+    output: int | None = None,
+    stages: list[tuple[int, int]] | None = None,
+) -> Case:
     """Give a list of nodes random weights, points, tables and images."""
     net = Network(nodes, output, groups)
     offered = [[8], [8, 4], [8, 4, 3], [8, 4, 3, 2]][int(rng.integers(4))]
@@ -309,7 +317,7 @@ def finish(seed: int, rng: Any, nodes: list[Node], groups: int, subnets: int, ou
     images = rng.integers(0, 256, (2, first.height, first.width, first.channels), dtype=np.uint8)
     case = Case(seed, net, nodes, params, floating, table, images, offered)
     everything = Subnet(list(net.full), None, None)
-    for subnet in [everything, *(random_subnet(net, rng, offered) for _ in range(subnets - 1))]:
+    for subnet in [everything, *(random_subnet(net, rng, offered, stages) for _ in range(subnets - 1))]:
         case.subnets.append(subnet)
         tables = calibrate(net, params, subnet, images, table, _Loose(rng))
         if rng.random() < 0.5:  # a concat may have the scale of one of its inputs: then it copies

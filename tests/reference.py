@@ -76,6 +76,7 @@ DEFAULTS: Node = {
 SHARES_SCALE = ("max_pool", "flatten", "dropout", "identity", "pad", "shortcut")
 NEVER_NEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid")
 FUSED_ACTIVATIONS = ("relu", "relu6", "hardswish")
+PLAIN: Node = {"stride": (1, 1), "pad": (0, 0, 0, 0), "dilation": (1, 1)}  # how a linear layer convolves
 TABLE_ACTIVATIONS = ("leaky_relu", "sigmoid", "hardsigmoid")
 
 
@@ -189,6 +190,7 @@ class Network:
         self._full: list[int] = []
         self._fixed: list[bool] = []
         self._links: list[tuple[int, int, int]] = []  # space, the space that leads it, channels per step of the leader
+        self._frozen: list[int] = []
         self.norm_channels = 0
         for number, node in enumerate(self.nodes):
             self.tensors.append(self._infer(number, node))
@@ -249,9 +251,11 @@ class Network:
                 return make(height, width, first.channels, first.space, first.position)
             out = new(height, width, node["channels"], bool(node["fixed"]))
             if node["groups"] > 1:
-                leaders = {int(s) for s in first.space}
-                assert len(leaders) == 1
-                self._links.append((int(out.space[0]), leaders.pop(), first.channels // node["groups"]))
+                leaders = {self._find(int(s)) for s in first.space}
+                if len(leaders) > 1:  # groups across a concat: nothing can be left out
+                    self._frozen += [*leaders, int(out.space[0])]
+                else:
+                    self._links.append((int(out.space[0]), leaders.pop(), first.channels // node["groups"]))
             return out
         if op == "linear":
             return new(1, 1, node["channels"], bool(node["fixed"]))
@@ -302,6 +306,8 @@ class Network:
     def _settle_spaces(self) -> None:
         """Number the spaces by first use and find out who leads whom."""
         for space in {int(s) for s in self.tensors[self.output].space}:
+            self._fixed[self._find(space)] = True
+        for space in self._frozen:
             self._fixed[self._find(space)] = True
         roots: list[int] = []
         for tensor in self.tensors:
@@ -615,7 +621,7 @@ class _Int8:
         bound, net = self.bound, self.net
         head = parts["head"]
         assert head is not None
-        node, p = net.nodes[head], self.params[head]
+        node, p = dict(net.nodes[head]), self.params[head]
         kept = bound.kept[head]
         bits = 8 if bound.subnet.bits is None else bound.subnet.bits[head]
         w, groups = bound.weights(head, view(p.codes, bits).astype(np.float64))
@@ -625,6 +631,7 @@ class _Int8:
         x = q.astype(np.float64)
         if node["op"] == "linear":
             x = flatten_map(x)
+            node |= PLAIN
 
         # One accumulator per input scale: one, except where a linear layer reads several channel groups.
         if node["op"] == "linear" and net.groups > 1:
@@ -860,7 +867,10 @@ def run_float(
                 bits = 8 if subnet.bits is None else subnet.bits[number]
                 full = view(p.codes, bits) * p.code_scale.astype(dtype).reshape(-1, *[1] * (p.codes.ndim - 1))
             w, groups = bound.weights(number, full.astype(dtype))
-            y = convolve(flatten_map(source[0]) if op == "linear" else source[0], w, node, groups, 0)
+            if op == "linear":
+                y = convolve(flatten_map(source[0]), w, PLAIN, 1, 0)
+            else:
+                y = convolve(source[0], w, node, groups, 0)
             if p.bias is not None:
                 y = y + p.bias[kept].astype(dtype)
         elif op == "batchnorm":

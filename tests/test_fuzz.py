@@ -91,10 +91,10 @@ def is_small(graph: Any) -> bool:
     return int(macs.sum()) + int(parameters.sum()) + size < WORK
 
 
-def run_accepted(rng: Any, nodes: list[dict[str, Any]], output: int, groups: int, seed: int) -> bool:
+def run_accepted(rng: Any, nodes: list[dict[str, Any]], output: int, graph: Any, seed: int) -> bool:
     """Run a network that the gate let through; compare with the oracle where it is finite."""
     try:
-        case = networks.finish(seed, rng, nodes, groups, 2, output)
+        case = networks.finish(seed, rng, nodes, graph.groups, 2, output, graph.stages)
     except AssertionError as error:
         raise AssertionError("the core accepts what the oracle cannot read") from error
     try:
@@ -137,7 +137,7 @@ def test_any_list_of_nodes_is_refused_or_runs_as_the_oracle_says(seeds: Seeds) -
         if graph is None:
             refused += 1
         elif is_small(graph):
-            ran += run_accepted(rng, nodes, output, groups, seed)
+            ran += run_accepted(rng, nodes, output, graph, seed)
     print(f"{ran} networks ran, {refused} were refused")
 
 
