@@ -158,6 +158,7 @@ typedef struct dn_plan_options {
 dn_status dn_plan_new(dn_plan **out, const dn_graph *graph, const dn_params *params, const float *input_table, const dn_plan_options *options, dn_error *err);
 void dn_plan_free(dn_plan *plan);
 size_t dn_plan_weight_bytes(const dn_plan *plan);
+int dn_plan_is_quantised(const dn_plan *plan); /* 1 if some layer runs in int8: points then need scales */
 
 /* Binds a point: sizes, offsets, tables. plan must outlive it. Touches no weights. */
 dn_status dn_point_new(dn_point **out, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err);
@@ -176,11 +177,12 @@ size_t dn_engine_arena_bytes(const dn_engine *engine);
  * threads. profile_ns (may be NULL): [dn_point_steps] nanoseconds added per step. */
 dn_status dn_engine_run(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, int64_t *profile_ns,
                         const dn_poll *poll, dn_error *err);
-/* Runs n images and copies the values of one node's tensor, dequantised, as float32 [n][h][w][active channels]. DN_EINVAL if fusion leaves that tensor without memory. */
-dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, int32_t node, float *output, dn_error *err);
+/* Runs n images and copies the values of one node's tensor, dequantised, as float32 [n][h][w][active channels]; `expected` is h * w * active channels. DN_EINVAL if it is not, or if
+ * fusion leaves that tensor without memory. */
+dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, int32_t node, float *output, size_t expected, dn_error *err);
 
 typedef struct dn_step_info {
-    const char *kernel; /* family, ISA and tile, e.g. "conv_s8 avx2 6x16" */
+    char kernel[64];    /* family, ISA and tile, e.g. "conv_s8 avx2 6x16" */
     int32_t node;       /* the node whose weights it uses, or the one it stands for */
     int32_t output;     /* tensor it writes */
     int32_t is_int8;

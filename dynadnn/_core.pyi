@@ -86,18 +86,20 @@ class Point:
 class Engine:
     """Runs points of one plan; `points` maps names, fractions and sub-nets to bound points and may be added to.
 
-    Calling needs x: uint8 or float32, C-contiguous, (n, h, w, c) as the network's input (or without the leading axes of size 1 that the shape hides: any shape whose size per
-    image fits); anything else is handed to self._convert(x) first. An unknown point is handed to self._bind(point), which returns a Point.
+    Calling needs x: uint8 or float32, C-contiguous, shape (n, *input_shape); anything else is handed to self._convert(x) first. An unknown point is handed to self._bind(point),
+    which returns a Point.
     """
 
     def __new__(cls, plan: Plan, *, input_shape: tuple[int, ...], outputs: int) -> Engine: ...
     points: dict[Any, Point]
     @property
     def active(self) -> Any: ...
+    @property
+    def plan(self) -> Plan: ...
     threads: int
     @property
     def arena_bytes(self) -> int: ...
     def select(self, point: Any, /) -> None: ...
     def __call__(self, x: Any, point: Any = None, out: F32 | None = None) -> F32: ...
     def profile_steps(self, x: NDArray[Any], point: Point, repeats: int = 1) -> I64: ...  # nanoseconds per step, summed
-    def activation(self, x: NDArray[Any], point: Point, node: int) -> F32: ...
+    def activation(self, x: NDArray[Any], point: Point, node: int, shape: tuple[int, int, int], /) -> F32: ...  # shape: (h, w, active channels)

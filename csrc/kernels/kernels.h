@@ -1,8 +1,8 @@
 /* kernels.h - arithmetic on pointers. Kernels never allocate and never fail; whoever calls them has checked everything.
  *
  * A slot is one family of kernels; a record is one implementation of it: functions, the tiles they compute, how weights are packed. kernels.inc lists (slot, ISA, CPU
- * features); that one list declares the records, selects them, and drives the tests and benchmarks. `ref` is the definition: int8 records equal it bit for bit, float records
- * within the bound their test states.
+ * features); that one list declares the records, selects them, and drives the tests and benchmarks. `ref` is the definition, and every record equals it bit for bit: the float
+ * ones because each sum takes one fma per product in the order given below; only sign and payload of a NaN are open.
  *
  * Memory. A map is rows of pixels; a pixel is its active channels (each segment's rounded up to 4 elements: "lanes"), lanes beyond them hold the zero point (0 in float).
  * Offsets and strides of activations count elements (bytes for u8, floats for f32); every stride is a multiple of 4. Panels are 16 output channels wide. */
@@ -19,7 +19,8 @@
  * if (residual) v = fma((float)r, residual_scale, v);
  * DN_EPI_HARDSWISH: t = min(max(fma(v, 1/6f, .5f), 0), 1); y = v * t; v = fma(y, out_scale, out_zero)
  * v = min(max(v, lo), hi);
- * u8 output: round to nearest even. */
+ * u8 output: round to nearest even.
+ * Here and above max(v, a) is a > v ? a : v and min(v, a) is a < v ? a : v (maxps, minps with v second): a NaN stays a NaN, and of two zeros v's is kept. */
 enum { DN_EPI_RESIDUAL = 1, DN_EPI_HARDSWISH = 2 };
 typedef struct dn_epilogue {
     const float *scale, *bias; /* from the first channel the kernel writes; readable up to the next multiple of 16 */
@@ -151,7 +152,7 @@ typedef struct dn_conv_f32_job {
     ptrdiff_t in_step, out_step, residual_step;
     const int32_t *in_offset, *out_offset, *residual_offset;
     int32_t last;
-    dn_epilogue epilogue; /* DN_CONV_ACCUMULATE: v = fma(acc, scale, output) */
+    dn_epilogue epilogue; /* DN_CONV_ACCUMULATE: v = fma(acc, scale, output), then as ever; the tile's output pixels must then be different ones, else one may be repeated */
 } dn_conv_f32_job;
 typedef struct dn_conv_f32_variant {
     void (*run)(const dn_conv_f32_job *job);
@@ -198,7 +199,7 @@ typedef struct dn_pointwise_f32 {
 
 typedef struct dn_pool_f32 {
     const char *isa;
-    void (*max)(const dn_window *window, float *out);
+    void (*max)(const dn_window *window, float *out); /* NaN where the window holds one */
     void (*avg)(const dn_window *window, float *out, float factor); /* sum in row-major order of the window, times factor */
 } dn_pool_f32;
 

@@ -58,3 +58,34 @@ PyArrayObject *dn_py_array_or_none(PyObject *object, int type, int ndim, const c
     *ok = array != NULL;
     return array;
 }
+
+int dn_py_image_dtype(PyArrayObject *images, const char *name, dn_dtype *dtype) {
+    int type = PyArray_TYPE(images);
+    if (type != NPY_UINT8 && type != NPY_FLOAT32) {
+        PyErr_Format(PyExc_TypeError, "%s must be uint8 or float32, not %S", name, PyArray_DESCR(images));
+        return -1;
+    }
+    *dtype = type == NPY_UINT8 ? DN_U8 : DN_F32;
+    return 0;
+}
+
+static PyObject *available_isas(void) {
+    PyObject *list = PyUnicode_FromString("");
+    for (int isa = DN_ISA_REF; list && isa < DN_ISA_BEST; isa++)
+        if (dn_isa_available((dn_isa)isa)) Py_SETREF(list, PyUnicode_FromFormat("%U%s%s", list, isa ? ", " : "", dn_isa_name((dn_isa)isa)));
+    return list;
+}
+
+int dn_py_isa(PyObject *name, dn_isa *isa) {
+    *isa = DN_ISA_BEST;
+    if (!name || name == Py_None) return 0;
+    for (int i = DN_ISA_REF; PyUnicode_Check(name) && i < DN_ISA_BEST; i++) {
+        if (PyUnicode_CompareWithASCIIString(name, dn_isa_name((dn_isa)i)) || !dn_isa_available((dn_isa)i)) continue;
+        *isa = (dn_isa)i;
+        return 0;
+    }
+    PyObject *have = available_isas();
+    if (have) PyErr_Format(PyExc_ValueError, "isa=%R is not to be had here; this CPU has %U", name, have);
+    Py_XDECREF(have);
+    return -1;
+}

@@ -38,6 +38,14 @@ dn_graph *dn_py_graph(PyObject *object, module_state *state);
 /* Structure of an operating point from Python: active int32 [spaces], bits int8 [nodes] or None, depth int32 [stages] or None. Pointers are borrowed from the arrays. 0 or -1. */
 int dn_py_subnet(const dn_graph *graph, PyObject *active, PyObject *bits, PyObject *depth, dn_subnet *subnet);
 
+/* The plan inside a dynadnn._core.Plan and the point inside a dynadnn._core.Point, or NULL with a TypeError. */
+dn_plan *dn_py_plan(PyObject *object, module_state *state);
+dn_point *dn_py_point(PyObject *object, module_state *state);
+/* The element type of images: 0 with *dtype set, or -1 with a TypeError. */
+int dn_py_image_dtype(PyArrayObject *images, const char *name, dn_dtype *dtype);
+/* An ISA by name; None gives DN_ISA_BEST. 0 or -1 with a ValueError that lists what this CPU has. */
+int dn_py_isa(PyObject *name, dn_isa *isa);
+
 /* Each adds its types and functions to the module; -1 on error. */
 int dn_py_add_graph(PyObject *module, module_state *state);
 int dn_py_add_plan(PyObject *module, module_state *state);

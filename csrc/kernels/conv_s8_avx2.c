@@ -1,0 +1,204 @@
+/* conv_s8_avx2.c - exact int8 convolution for CPUs with AVX2 but without a byte dot product.
+ *
+ * vpmaddubsw would saturate, so both sides are widened to 16 bits and go through vpmaddwd. Weights are widened by the load itself (vpmovsxbw from memory is one
+ * micro-operation), activations once per call into a buffer on the stack, where vpbroadcastq then picks 4 channels of a pixel without any arithmetic. That leaves a multiply
+ * and an add per 16 products: 26 of 32 possible products a cycle on Zen 3, where an FMA kernel makes 16.
+ *
+ * One accumulator register holds 4 outputs as pairs of partial sums (even and odd halves of the 4 channels); pairs are merged before the epilogue. A register tile is
+ * 4 or 6 pixels by 8 outputs, or 1 or 2 pixels by 16; a call walks its panels with it. */
+#include "kernels/kernels.h"
+
+#if defined(__x86_64__)
+#include "kernels/epilogue_avx2.h"
+
+enum {
+    BLOCK = 144,       /* steps widened at a time: 3 x 3 x 64 channels in one go, and with 8 pixels 9 KB, so that weights keep most of the L1 cache */
+    PITCH = BLOCK * 4, /* channels per pixel in the buffer */
+    MAX_MR = 8,
+    MAX_NR = 4
+};
+
+typedef struct scratch {
+    __m256i acc[MAX_NR][MAX_MR][2]; /* 16 sums in pair order */
+    int16_t wide[MAX_MR * PITCH];
+} scratch;
+
+/* Widens the entries' channels of all pixels. */
+typedef void stage_fn(int16_t *wide, const uint8_t *const *pixel, const dn_tap *taps, size_t count);
+/* Multiplies them with one panel; adds to acc if `resume`, else starts it. */
+typedef void tile_fn(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i (*acc)[2], int resume, const dn_conv_s8_job *job);
+
+typedef struct shape {
+    stage_fn *stage;
+    tile_fn *tile, *tile_view;
+    int mr, block; /* pixels; entries widened at a time */
+} shape;
+
+AVX2_INLINE __m256i broadcast4(const int16_t *p) {
+    __m256i v;
+    __asm__("vpbroadcastq %1,%0" : "=x"(v) : "m"(*(const int16_t(*)[4])p));
+    return v;
+}
+
+/* An add the compiler cannot reassociate: left alone, gcc sums products over unrolled steps first and spills. */
+AVX2_INLINE __m256i add(__m256i acc, __m256i product) {
+    __asm__("vpaddd %1,%0,%0" : "+x"(acc) : "x"(product));
+    return acc;
+}
+
+AVX2_INLINE __m256i load_weights(const int8_t *p, int view, __m128i view_add, __m128i view_mask) {
+    __m128i w = _mm_loadu_si128((const __m128i *)p);
+    if (view) w = _mm_and_si128(_mm_adds_epi8(w, view_add), view_mask);
+    return _mm256_cvtepi8_epi16(w);
+}
+
+/* Pair sums of outputs 0-3 and 4-7 -> sums in pair order. */
+AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
+    __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
+    return _mm256_add_epi32(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88)), _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xdd)));
+}
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* `mr` pixels by one panel, in register tiles of `pixels` by 4 * `groups` outputs. In the buffer, channels lie `pitch` apart from pixel to pixel and `advance` from entry to
+ * entry. Everything in lower case that is not an argument of the function is a constant. */
+#define TILE(name, mr, pixels, groups, steps, pitch, advance, view)                                                                                             \
+    AVX2 static void name(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i(*acc)[2], int resume, const dn_conv_s8_job *job) { \
+        const __m128i view_add = view ? _mm_set1_epi8(job->view_add) : _mm_setzero_si128(), view_mask = view ? _mm_set1_epi8(job->view_mask) : view_add;        \
+        for (int first = 0; first < 4; first += groups)                                                                                                         \
+            for (int base = 0; base < (mr); base += pixels) {                                                                                                   \
+                const int16_t *a = wide + base * (pitch);                                                                                                       \
+                const int8_t *panel = weights + 16 * first;                                                                                                     \
+                __m256i c[pixels][groups];                                                                                                                      \
+                UNROLL for (int i = 0; i < pixels; i++) UNROLL for (int g = 0; g < groups; g++) c[i][g] = _mm256_setzero_si256();                              \
+                for (const dn_tap *tap = taps, *end = taps + count; tap != end; tap++, a += advance) {                                                          \
+                    const int8_t *w = panel + tap->weight;                                                                                                      \
+                    UNROLL for (int k = 0; k < steps; k++) {                                                                                                    \
+                        __m256i b[groups];                                                                                                                      \
+                        UNROLL for (int g = 0; g < groups; g++) b[g] = load_weights(w + 64 * k + 16 * g, view, view_add, view_mask);                            \
+                        UNROLL for (int i = 0; i < pixels; i++) {                                                                                               \
+                            __m256i v = broadcast4(a + i * (pitch) + 4 * k);                                                                                    \
+                            UNROLL for (int g = 0; g < groups; g++) c[i][g] = add(c[i][g], _mm256_madd_epi16(v, b[g]));                                         \
+                        }                                                                                                                                       \
+                    }                                                                                                                                           \
+                }                                                                                                                                               \
+                UNROLL for (int i = 0; i < pixels; i++) UNROLL for (int g = 0; g < groups; g += 2) {                                                           \
+                    __m256i sum = merge(c[i][g], c[i][g + 1]), *to = &acc[base + i][(first + g) / 2];                                                           \
+                    *to = resume ? _mm256_add_epi32(sum, *to) : sum;                                                                                            \
+                }                                                                                                                                               \
+            }                                                                                                                                                   \
+    }
+
+/* Pixels anywhere: the buffer has a run per pixel. */
+#define STAGE(name, mr, pixels, steps)                                                                                                       \
+    AVX2 static void name(int16_t *wide, const uint8_t *const *pixel, const dn_tap *taps, size_t count) {                                    \
+        for (int base = 0; base < (mr); base += pixels) {                                                                                    \
+            const uint8_t *p[pixels];                                                                                                        \
+            UNROLL for (int i = 0; i < pixels; i++) p[i] = pixel[base + i];                                                                  \
+            int16_t *to = wide + base * PITCH;                                                                                               \
+            for (const dn_tap *tap = taps, *end = taps + count; tap != end; tap++, to += 4 * steps)                                          \
+                UNROLL for (int i = 0; i < pixels; i++) widen##steps(to + i * PITCH, p[i] + tap->input);                                     \
+        }                                                                                                                                    \
+    }
+
+AVX2_INLINE void widen4(int16_t *to, const uint8_t *p) { _mm256_storeu_si256((__m256i *)to, _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p))); }
+AVX2_INLINE void widen2(int16_t *to, const uint8_t *p) { _mm_storeu_si128((__m128i *)to, _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p))); }
+AVX2_INLINE void widen1(int16_t *to, const uint8_t *p) {
+    int32_t four;
+    memcpy(&four, p, 4);
+    _mm_storel_epi64((__m128i *)to, _mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
+}
+
+/* Pixels a known stride apart: what an entry needs of all of them is one run of bytes, a multiple of 8, widened once even where the pixels' channels overlap. */
+#define RUN_BYTES(mr, steps, stride) (((mr) - 1) * (stride) + 4 * (steps))
+#define STAGE_RUN(name, bytes)                                                                                       \
+    AVX2 static void name(int16_t *wide, const uint8_t *const *pixel, const dn_tap *taps, size_t count) {            \
+        for (const dn_tap *end = taps + count; taps != end; taps++, wide += bytes) {                                 \
+            const uint8_t *p = pixel[0] + taps->input;                                                               \
+            UNROLL for (int i = 0; i + 16 <= (bytes); i += 16) widen4(wide + i, p + i);                              \
+            if ((bytes) % 16) widen2(wide + (bytes) - 8, p + (bytes) - 8);                                           \
+        }                                                                                                            \
+    }
+
+#define LIST(mr, pixels, groups, steps)                                                                                              \
+    STAGE(stage_##mr##_##steps, mr, pixels, steps)                                                                                   \
+    TILE(tile_##mr##_##steps, mr, pixels, groups, steps, PITCH, 4 * steps, 0)                                                        \
+    TILE(tile_view_##mr##_##steps, mr, pixels, groups, steps, PITCH, 4 * steps, 1)                                                   \
+    static const shape shape_##mr##_##steps = {stage_##mr##_##steps, tile_##mr##_##steps, tile_view_##mr##_##steps, mr, BLOCK / steps};
+#define RUN(steps, stride)                                                                                                               \
+    STAGE_RUN(stage_run_##steps##_##stride, RUN_BYTES(8, steps, stride))                                                                 \
+    TILE(tile_run_##steps##_##stride, 8, 4, 2, steps, stride, RUN_BYTES(8, steps, stride), 0)                                            \
+    TILE(tile_run_view_##steps##_##stride, 8, 4, 2, steps, stride, RUN_BYTES(8, steps, stride), 1)                                       \
+    static const shape shape_run_##steps##_##stride = {stage_run_##steps##_##stride, tile_run_##steps##_##stride, tile_run_view_##steps##_##stride, 8, \
+                                                       8 * PITCH / RUN_BYTES(8, steps, stride)};
+LIST(1, 1, 4, 1) LIST(1, 1, 4, 4) LIST(2, 2, 4, 1) LIST(2, 2, 4, 4) LIST(4, 4, 2, 1) LIST(4, 4, 2, 4) LIST(6, 6, 2, 1) LIST(6, 6, 2, 4) LIST(8, 4, 2, 1) LIST(8, 4, 2, 4)
+RUN(1, 4) RUN(2, 8) RUN(3, 12) RUN(4, 16) RUN(3, 4) RUN(3, 8)
+
+/* ---- a call ---- */
+
+AVX2_INLINE void finish_panel(const dn_conv_s8_job *job, __m256i (*acc)[2], const epilogue16 *e, int mr, const ptrdiff_t *out, const ptrdiff_t *residual, int channel, int n) {
+    for (int i = 0; i < mr; i++)
+        finish_u8(acc[i][0], acc[i][1], e, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (uint8_t *)job->output + out[i] + channel, n);
+}
+
+AVX2 static void finish(const dn_conv_s8_job *job, __m256i (*acc)[MAX_MR][2], int mr, int nr, const ptrdiff_t *out, const ptrdiff_t *residual) {
+    for (int panel = 0; panel < nr; panel++) {
+        const epilogue16 e = epilogue16_load(&job->epilogue, 16 * panel, 1);
+        const int n = panel == nr - 1 ? job->last : 16, channel = 16 * panel;
+        if (e.flags & DN_CONV_F32_OUT)
+            for (int i = 0; i < mr; i++)
+                finish_f32(acc[panel][i][0], acc[panel][i][1], &e, e.flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (float *)job->output + out[i] + channel, n);
+        else if (n == 16) finish_panel(job, acc[panel], &e, mr, out, residual, channel, 16);
+        else finish_panel(job, acc[panel], &e, mr, out, residual, channel, n);
+    }
+}
+
+AVX2 static void conv(const dn_conv_s8_job *job, const shape *s, int nr, int form, int view) {
+    const uint8_t *pixel[MAX_MR];
+    ptrdiff_t out[MAX_MR], residual[MAX_MR];
+    const int adds = (job->epilogue.flags & DN_EPI_RESIDUAL) != 0;
+    for (int i = 0; i < s->mr; i++) {
+        pixel[i] = job->input + (form == DN_FORM_ROW ? i * job->in_step : job->in_offset[i]);
+        out[i] = form == DN_FORM_ROW ? i * job->out_step : job->out_offset[i];
+        residual[i] = !adds ? 0 : form == DN_FORM_ROW ? i * job->residual_step : job->residual_offset[i];
+    }
+    scratch t;
+    tile_fn *tile = view ? s->tile_view : s->tile;
+    size_t first = 0;
+    do {
+        const dn_tap *taps = job->taps + first;
+        size_t count = job->tap_count - first < (size_t)s->block ? job->tap_count - first : (size_t)s->block;
+        s->stage(t.wide, pixel, taps, count);
+        for (int panel = 0; panel < nr; panel++) tile(t.wide, job->weights + (size_t)panel * job->panel_stride, taps, count, t.acc[panel], first != 0, job);
+        first += count;
+    } while (first < job->tap_count);
+    finish(job, t.acc, s->mr, nr, out, residual);
+}
+
+/* ---- the variants ---- */
+
+#define ROW(mr, nr, steps)                                                                                                                  \
+    AVX2 static void row_##mr##x##nr##_##steps(const dn_conv_s8_job *job) { conv(job, &shape_##mr##_##steps, nr, DN_FORM_ROW, 0); }         \
+    AVX2 static void row_view_##mr##x##nr##_##steps(const dn_conv_s8_job *job) { conv(job, &shape_##mr##_##steps, nr, DN_FORM_ROW, 1); }
+#define POINTER(mr, nr, steps)                                                                                                              \
+    AVX2 static void pointer_##mr##x##nr##_##steps(const dn_conv_s8_job *job) { conv(job, &shape_##mr##_##steps, nr, DN_FORM_POINTER, 0); } \
+    AVX2 static void pointer_view_##mr##x##nr##_##steps(const dn_conv_s8_job *job) { conv(job, &shape_##mr##_##steps, nr, DN_FORM_POINTER, 1); }
+#define SIDE(steps, stride, nr)                                                                                                                      \
+    AVX2 static void run_##steps##_##stride##x##nr(const dn_conv_s8_job *job) { conv(job, &shape_run_##steps##_##stride, nr, DN_FORM_ROW, 0); }      \
+    AVX2 static void run_view_##steps##_##stride##x##nr(const dn_conv_s8_job *job) { conv(job, &shape_run_##steps##_##stride, nr, DN_FORM_ROW, 1); }
+#define PANELS(kind, mr, steps) kind(mr, 1, steps) kind(mr, 2, steps) kind(mr, 3, steps) kind(mr, 4, steps)
+#define EVERY(kind)                                                                                                                             \
+    PANELS(kind, 8, 1) PANELS(kind, 8, 4) PANELS(kind, 6, 1) PANELS(kind, 6, 4) PANELS(kind, 4, 1) PANELS(kind, 4, 4) PANELS(kind, 2, 1) PANELS(kind, 2, 4) \
+    PANELS(kind, 1, 1) PANELS(kind, 1, 4)
+#define SIDES(kind, steps, stride) kind(steps, stride, 1) kind(steps, stride, 2) kind(steps, stride, 3) kind(steps, stride, 4)
+#define NARROW(kind) SIDES(kind, 1, 4) SIDES(kind, 2, 8) SIDES(kind, 3, 12) SIDES(kind, 4, 16) SIDES(kind, 3, 4) SIDES(kind, 3, 8)
+EVERY(ROW) EVERY(POINTER) NARROW(SIDE)
+
+#define ROW_LINE(mr, nr, steps) {row_##mr##x##nr##_##steps, row_view_##mr##x##nr##_##steps, mr, nr, steps, DN_FORM_ROW, 0},
+#define POINTER_LINE(mr, nr, steps) {pointer_##mr##x##nr##_##steps, pointer_view_##mr##x##nr##_##steps, mr, nr, steps, DN_FORM_POINTER, 0},
+#define SIDE_LINE(steps, stride, nr) {run_##steps##_##stride##x##nr, run_view_##steps##_##stride##x##nr, 8, nr, steps, DN_FORM_ROW, stride},
+static const dn_conv_s8_variant variants[] = {NARROW(SIDE_LINE) EVERY(ROW_LINE) EVERY(POINTER_LINE)};
+
+const dn_conv_s8 dn_conv_s8_avx2 = {.isa = "avx2", .variants = variants, .variant_count = sizeof variants / sizeof *variants};
+
+#endif

@@ -1,0 +1,114 @@
+/* dwconv_f32_template.h - rows of a float depthwise convolution for one ISA; needs its vectors (vec_*.h).
+ *
+ * Every sum starts at 0 and takes one fma per tap in the window's order: the bits of `ref`, only the payload of a NaN is open. Four pixels share each weight; what is left of the
+ * row is done by twos and ones. */
+#include "kernels/epilogue_f32_template.h"
+
+enum { MAX_PIXELS = 4, MAX_VECTORS = 2 };
+
+VEC_INLINE vec load(const float *x, vec_mask mask, const bool whole) { return whole ? vec_load(x) : vec_load_mask(x, mask); }
+
+/* The epilogue with a residual, hardswish or a mask, from sums in memory; n channels from c on. */
+static __attribute__((noinline)) VEC_TARGET void finish_any(const dn_dwconv_f32_job *job, const float *sums, ptrdiff_t p, int pixels, int32_t c, int n) {
+    const dn_epilogue *e = &job->epilogue;
+    int width = (n + VEC - 1) / VEC * VEC;
+    for (int i = 0; i < pixels; i++)
+        for (int j = 0; j < n; j += VEC) {
+            vec_mask mask = vec_first(n - j);
+            vec v = vec_fma(vec_load(sums + i * width + j), vec_load_mask(e->scale + c + j, mask), vec_load_mask(e->bias + c + j, mask));
+            if (e->flags & DN_EPI_RESIDUAL) v = vec_fma(vec_load_mask(job->residual + (p + i) * job->residual_step + c + j, mask), vec_set(e->residual_scale), v);
+            v = finish(v, e);
+            float *output = job->output + (p + i) * job->out_step + c + j;
+            if (n - j >= VEC) vec_store(output, v);
+            else vec_store_mask(output, v, mask);
+        }
+}
+
+/* One row of the window, any width and strides. */
+VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *job, const float *x, const float *w, vec_mask mask, const int pixels, const int vectors, const bool whole) {
+    ptrdiff_t step = job->in_step, tap = job->in_tap;
+    for (int32_t kw = job->kernel_w; kw > 0; kw--, x += tap, w += 16)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) {
+            vec weight = vec_load(w + j * VEC);
+#pragma GCC unroll 4
+            for (int i = 0; i < pixels; i++) vec_sum(&acc[i][j], load(x + i * step + j * VEC, mask, whole), weight);
+        }
+}
+
+/* The same where the window is 3 wide and moves by one tap: each input is loaded once for the three pixels that see it. */
+VEC_INLINE void taps_3(vec acc[MAX_PIXELS][MAX_VECTORS], ptrdiff_t tap, const float *x, const float *w, const int pixels, const int vectors) {
+#pragma GCC unroll 2
+    for (int j = 0; j < vectors; j++) {
+        vec weight[3];
+#pragma GCC unroll 3
+        for (int k = 0; k < 3; k++) weight[k] = vec_load(w + 16 * k + j * VEC);
+#pragma GCC unroll 6
+        for (int column = 0; column < pixels + 2; column++) {
+            vec v = vec_load(x + column * tap + j * VEC);
+#pragma GCC unroll 3
+            for (int k = 0; k < 3; k++)
+                if (column - k >= 0 && column - k < pixels) vec_sum(&acc[column - k][j], v, weight[k]);
+        }
+    }
+}
+
+/* n channels from c on of `pixels` output pixels from p on; pixels, vectors, whole and three are constants wherever this is called. */
+VEC_INLINE void tile(const dn_dwconv_f32_job *job, ptrdiff_t p, int32_t c, int n, const int pixels, const int vectors, const bool whole, const bool three) {
+    vec acc[MAX_PIXELS][MAX_VECTORS];
+    vec_mask mask = vec_first(n);
+#pragma GCC unroll 4
+    for (int i = 0; i < pixels; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) acc[i][j] = vec_zero();
+    ptrdiff_t in_row = job->in_row, w_row = (ptrdiff_t)job->kernel_w * 16;
+    const float *x = job->input + job->kh_begin * in_row + p * job->in_step + c;
+    const float *w = job->weights + ((ptrdiff_t)(c / 16) * job->kernel_h + job->kh_begin) * w_row + c % 16;
+    for (int32_t rows = job->kh_end - job->kh_begin; rows > 0; rows--, x += in_row, w += w_row) {
+        if (three) taps_3(acc, job->in_tap, x, w, pixels, vectors);
+        else taps(acc, job, x, w, mask, pixels, vectors, whole);
+    }
+    const dn_epilogue *e = &job->epilogue;
+    if (whole && !(e->flags & (DN_EPI_RESIDUAL | DN_EPI_HARDSWISH))) {
+        vec lo = vec_set(e->lo), hi = vec_set(e->hi);
+        const float *scale = e->scale + c, *bias = e->bias + c;
+        float *output = job->output + p * job->out_step + c;
+        ptrdiff_t out_step = job->out_step;
+#pragma GCC unroll 4
+        for (int i = 0; i < pixels; i++, output += out_step)
+#pragma GCC unroll 2
+            for (int j = 0; j < vectors; j++) {
+                vec v = vec_fma(acc[i][j], vec_load(scale + j * VEC), vec_load(bias + j * VEC));
+                vec_store(output + j * VEC, vec_min(hi, vec_max(lo, v)));
+            }
+    } else {
+        float sums[MAX_PIXELS * MAX_VECTORS * VEC];
+#pragma GCC unroll 4
+        for (int i = 0; i < pixels; i++)
+#pragma GCC unroll 2
+            for (int j = 0; j < vectors; j++) vec_store(sums + (i * vectors + j) * VEC, acc[i][j]);
+        finish_any(job, sums, p, pixels, c, n);
+    }
+}
+
+VEC_INLINE void row(const dn_dwconv_f32_job *job, int32_t c, int n, const int vectors, const bool whole) {
+    ptrdiff_t p = 0, width = job->width;
+    if (whole && job->kernel_w == 3 && job->in_tap == job->in_step)
+        for (; p + 4 <= width; p += 4) tile(job, p, c, n, 4, vectors, true, true);
+    for (; p + 4 <= width; p += 4) tile(job, p, c, n, 4, vectors, whole, false);
+    if (p + 2 <= width) {
+        tile(job, p, c, n, 2, vectors, whole, false);
+        p += 2;
+    }
+    if (p < width) tile(job, p, c, n, 1, vectors, whole, false);
+}
+
+static VEC_TARGET void run(const dn_dwconv_f32_job *job) {
+    int32_t c = 0, channels = job->channels;
+    for (; c + 16 <= channels; c += 16) row(job, c, 16, VECS, true);
+    if (VECS > 1 && c + VEC <= channels) {
+        row(job, c, VEC, 1, true);
+        c += VEC;
+    }
+    if (c < channels) row(job, c, channels - c, 1, false);
+}

@@ -1,0 +1,9 @@
+/* pointwise_f32_avx2.c - element-wise float operations on rows of pixels for AVX2 with FMA. */
+#include "kernels/kernels.h"
+
+#if defined(__x86_64__)
+#include "kernels/vec_avx2.h"
+#include "kernels/pointwise_f32_template.h"
+
+const dn_pointwise_f32 dn_pointwise_f32_avx2 = {"avx2", affine, mul, sigmoid, hardsigmoid_rows, leaky_relu};
+#endif

@@ -1,0 +1,155 @@
+/* pack.c - copies weights into the layout of the kernels, once, at full width. */
+#include <math.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/size.h"
+#include "base/status.h"
+#include "plan/plan.h"
+
+enum { PANEL = 16 };
+
+/* Channels of one tap of one pack group in the packed weights: in u8 each segment is filled up to steps of 4 channels. */
+static int32_t tap_channels(const dn_plan *plan, const dn_plan_op *op) {
+    const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
+    if (op->group_in) return op->int8 ? (int32_t)dn_round_up((size_t)op->group_in, 4) : op->group_in;
+    int32_t channels = 0;
+    for (int32_t s = 0; s < input->segment_count; s++)
+        channels += op->int8 ? (int32_t)dn_round_up((size_t)input->segments[s].full, 4) : input->segments[s].full;
+    return channels;
+}
+
+static dn_status place(dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *err) {
+    const dn_node *node = &plan->graph->nodes[op->node];
+    size_t taps = (size_t)node->kernel_h * (size_t)node->kernel_w, element = op->int8 ? 1 : sizeof(float), bytes;
+    op->weight_offset = *used;
+    if (op->kind == DN_DO_DEPTHWISE) {
+        bytes = dn_round_up((size_t)node->channels, PANEL) * taps * element;
+    } else {
+        op->tap_stride = (size_t)tap_channels(plan, op) * PANEL * element;
+        op->panel_stride = op->tap_stride * taps;
+        op->group_stride = op->panel_stride * dn_ceil_div((size_t)op->group_out, PANEL);
+        if (!dn_size_mul(op->group_stride, (size_t)op->pack_groups, &bytes)) return dn_fail(err, DN_ENOMEM, "%s: weights do not fit in memory", node->name);
+    }
+    if (!dn_size_add(*used, dn_round_up(bytes, 64), used)) return dn_fail(err, DN_ENOMEM, "weights do not fit in memory");
+    return DN_OK;
+}
+
+/* The sum of |code| * 255 bounds an accumulator; it must fit in 31 bits. */
+static dn_status check_accumulator(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes, dn_error *err) {
+    const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
+    size_t fan = (size_t)(input->channels / node->groups) * (size_t)node->kernel_h * (size_t)node->kernel_w;
+    for (int32_t o = 0; o < node->channels; o++) {
+        int64_t sum = 0;
+        for (size_t k = 0; k < fan; k++) sum += codes[(size_t)o * fan + k] < 0 ? -codes[(size_t)o * fan + k] : codes[(size_t)o * fan + k];
+        if (sum * 255 > INT32_MAX) return dn_fail(err, DN_EUNSUPPORTED, "%s: output %d could overflow a 32-bit sum (%lld inputs); leave this layer in float", node->name, o, (long long)fan);
+    }
+    return DN_OK;
+}
+
+static void pack_depthwise(const dn_plan *plan, const dn_plan_op *op, const dn_params *p) {
+    const dn_node *node = &plan->graph->nodes[op->node];
+    size_t taps = (size_t)node->kernel_h * (size_t)node->kernel_w;
+    uint8_t *base = plan->blob + op->weight_offset;
+    for (size_t c = 0; c < (size_t)node->channels; c++)
+        for (size_t t = 0; t < taps; t++) {
+            size_t to = (c / PANEL * taps + t) * PANEL + c % PANEL, from = c * taps + t;
+            if (op->int8) ((int8_t *)base)[to] = p->codes[from];
+            else ((float *)(void *)base)[to] = p->weight[from];
+        }
+}
+
+/* One output channel of a convolution: [tap][channel] in the source to its lane of the panel. */
+static void pack_output(const dn_plan *plan, const dn_plan_op *op, const dn_params *p, size_t output) {
+    const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
+    size_t taps = (size_t)node->kernel_h * (size_t)node->kernel_w, fan = (size_t)(input->channels / node->groups);
+    size_t group = output / (size_t)op->group_out, within = output % (size_t)op->group_out, lane = within % PANEL;
+    uint8_t *panel = plan->blob + op->weight_offset + group * op->group_stride + within / PANEL * op->panel_stride;
+    dn_segment whole = {0, (int32_t)fan, 1};
+    const dn_segment *segments = op->group_in ? &whole : input->segments;
+    int32_t count = op->group_in ? 1 : input->segment_count;
+    for (size_t t = 0; t < taps; t++) {
+        size_t from = (output * taps + t) * fan, to = 0;
+        for (int32_t s = 0; s < count; s++) {
+            size_t full = (size_t)segments[s].full;
+            for (size_t c = 0; c < full; c++) {
+                if (op->int8) ((int8_t *)(panel + t * op->tap_stride))[(to + c) / 4 * 64 + lane * 4 + (to + c) % 4] = p->codes[from + c];
+                else ((float *)(void *)(panel + t * op->tap_stride))[(to + c) * PANEL + lane] = p->weight[from + c];
+            }
+            from += full;
+            to += op->int8 ? dn_round_up(full, 4) : full;
+        }
+    }
+}
+
+/* ---- the parameters that binding reads ---- */
+
+static size_t keep(dn_plan *plan, const float *values, size_t count) {
+    if (!values) return SIZE_MAX;
+    size_t at = plan->param_count;
+    if (plan->params) memcpy(plan->params + at, values, count * sizeof *values);
+    plan->param_count += count;
+    return at;
+}
+
+static void keep_params(dn_plan *plan, const dn_params *params) {
+    plan->param_count = 0;
+    for (int32_t i = 0; i < plan->graph->count; i++) {
+        const dn_node *node = &plan->graph->nodes[i];
+        plan->weight_scale[i] = plan->bias[i] = plan->gamma[i] = plan->beta[i] = SIZE_MAX;
+        if (node->op == DN_OP_CONV2D || node->op == DN_OP_LINEAR) {
+            plan->weight_scale[i] = keep(plan, params[i].codes ? params[i].code_scale : NULL, (size_t)node->channels);
+            plan->bias[i] = keep(plan, node->has_bias ? params[i].bias : NULL, (size_t)node->channels);
+        } else if (node->op == DN_OP_BATCHNORM) {
+            plan->gamma[i] = keep(plan, params[i].weight, (size_t)node->channels);
+            plan->beta[i] = keep(plan, params[i].bias, (size_t)node->channels);
+        }
+    }
+}
+
+static dn_status check_finite(const dn_graph *graph, int32_t i, const float *values, size_t count, const char *what, dn_error *err) {
+    for (size_t k = 0; values && k < count; k++)
+        if (!isfinite(values[k])) return dn_fail(err, DN_ENONFINITE, "%s: %s %zu is %g", graph->nodes[i].name, what, k, (double)values[k]);
+    return DN_OK;
+}
+
+static dn_status check_params(const dn_plan *plan, const dn_params *params, dn_error *err) {
+    for (int32_t i = 0; i < plan->graph->count; i++) {
+        const dn_node *node = &plan->graph->nodes[i];
+        dn_tensor_info info;
+        dn_graph_tensor(plan->graph, i, &info);
+        bool weighted = node->op == DN_OP_CONV2D || node->op == DN_OP_LINEAR;
+        if (!info.weights) continue;
+        if (!params[i].weight && !(weighted && params[i].codes && params[i].code_scale)) return dn_fail(err, DN_EINVAL, "%s has no weights", node->name);
+        if (info.biases && !params[i].bias) return dn_fail(err, DN_EINVAL, "%s has no bias", node->name);
+        DN_TRY(check_finite(plan->graph, i, params[i].codes ? NULL : params[i].weight, (size_t)info.weights, "weight", err));
+        DN_TRY(check_finite(plan->graph, i, params[i].codes ? params[i].code_scale : NULL, (size_t)node->channels, "weight scale", err));
+        DN_TRY(check_finite(plan->graph, i, params[i].bias, (size_t)info.biases, "bias", err));
+    }
+    return DN_OK;
+}
+
+dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
+    const size_t nodes = (size_t)plan->graph->count;
+    DN_TRY(check_params(plan, params, err));
+    for (int32_t k = 0; k < plan->op_count; k++) {
+        dn_plan_op *op = &plan->ops[k];
+        if (op->kind != DN_DO_CONV && op->kind != DN_DO_DEPTHWISE) continue;
+        if (op->int8) DN_TRY(check_accumulator(plan, op, params[op->node].codes, err));
+        DN_TRY(place(plan, op, &plan->blob_bytes, err));
+    }
+    DN_TRY(DN_NEW(&plan->blob, plan->blob_bytes, err));
+    for (int32_t k = 0; k < plan->op_count; k++) {
+        const dn_plan_op *op = &plan->ops[k];
+        if (op->kind == DN_DO_DEPTHWISE) pack_depthwise(plan, op, &params[op->node]);
+        for (int32_t o = 0; op->kind == DN_DO_CONV && o < plan->graph->nodes[op->node].channels; o++) pack_output(plan, op, &params[op->node], (size_t)o);
+    }
+    DN_TRY(DN_NEW(&plan->weight_scale, 4 * nodes, err));
+    plan->bias = plan->weight_scale + nodes;
+    plan->gamma = plan->bias + nodes;
+    plan->beta = plan->gamma + nodes;
+    keep_params(plan, params);
+    DN_TRY(DN_NEW(&plan->params, plan->param_count, err));
+    keep_params(plan, params);
+    return DN_OK;
+}

@@ -1,0 +1,201 @@
+/* plan.h - a network lowered for one CPU: operations (once per plan), steps and tables (once per point), arenas (once per engine).
+ *
+ * A *value* is a tensor in one arithmetic: value 2t is tensor t in float, 2t + 1 the same in u8. An *operation* is one or several fused nodes; it computes one value. A *step* is an
+ * operation at a point: sizes, strides and offsets, no pointers. */
+#ifndef DN_PLAN_PLAN_H
+#define DN_PLAN_PLAN_H
+
+#include "graph/graph.h"
+#include "kernels/kernels.h"
+
+typedef enum dn_op_kind {
+    DN_DO_INPUT,      /* bytes or floats of the caller -> value */
+    DN_DO_CONV,       /* conv2d, linear */
+    DN_DO_DEPTHWISE,
+    DN_DO_AFFINE,     /* batchnorm, add, relu, relu6, hardswish, and what is fused with them */
+    DN_DO_ACTIVATION, /* leaky_relu, sigmoid, hardsigmoid */
+    DN_DO_MUL,
+    DN_DO_CONCAT,
+    DN_DO_MAX_POOL,
+    DN_DO_AVG_POOL,   /* avg, global, adaptive */
+    DN_DO_SHORTCUT,
+    DN_DO_PAD,
+    DN_DO_QUANTIZE,   /* float value -> u8 value of the same tensor */
+    DN_DO_DEQUANTIZE,
+    DN_DO_OUTPUT,     /* value -> the caller's float array */
+} dn_op_kind;
+
+typedef struct dn_plan_op {
+    dn_op_kind kind;
+    bool int8;              /* u8 in, s8 weights; the output may still be float (float_out) */
+    bool float_out;
+    int32_t node;           /* whose weights or attributes it uses */
+    int32_t norm, add, act; /* fused nodes, or -1 */
+    int32_t residual;       /* tensor that `add` adds, or -1 */
+    int32_t output;         /* tensor it computes */
+    /* Weights. A pack group is a group of the convolution or, in a network of incremental groups, the part of a dense convolution's outputs that belongs to one group. */
+    int32_t pack_groups;
+    int32_t group_out;      /* output channels per pack group */
+    int32_t group_in;       /* input channels each pack group reads, 0: all */
+    bool partial;           /* dense layer on a grouped network: one accumulation per input group */
+    size_t weight_offset;   /* bytes in the blob */
+    size_t group_stride, panel_stride, tap_stride; /* bytes */
+} dn_plan_op;
+
+struct dn_plan {
+    const dn_graph *graph;
+    dn_kernels kernels;
+    dn_plan_op *ops;
+    int32_t op_count;
+    int32_t *source;   /* [nodes] through flatten, dropout and identity: the tensor that has memory */
+    bool *native_u8;   /* [nodes] the arithmetic in which a tensor is first computed */
+    bool has_int8;
+    uint8_t *blob;     /* packed weights */
+    size_t blob_bytes;
+    float *params;     /* what binding needs of the parameters: gamma, beta, biases, weight scales */
+    size_t *weight_scale, *bias, *gamma, *beta; /* [nodes] offsets into params, SIZE_MAX: none */
+    size_t param_count;
+    float *input_table; /* [channels][256] or NULL */
+    int32_t threads;
+};
+
+/* A map in an arena. Strides count elements; the element is 1 byte (u8) or 4 (float). */
+typedef struct dn_map {
+    size_t offset; /* bytes from the arena's start to pixel (0, 0) */
+    int32_t pixel, row;
+    int32_t height, width;
+    int32_t channels; /* active, without lanes */
+    int16_t top, bottom, left, right; /* halo */
+    uint8_t zero;  /* zero point, u8 only */
+    bool u8;
+} dn_map;
+
+typedef struct dn_step {
+    int32_t op;
+    dn_map in, out, second;    /* second: residual, or the other factor */
+    bool has_second;
+    int32_t groups;            /* chunks with scalars of their own: active pack groups or channel groups */
+    size_t table;              /* bytes into the point's tables: scale[table_channels] then bias[table_channels] */
+    size_t table_channels;
+    size_t scalars;            /* dn_scalars[groups] */
+    size_t extra;              /* bytes into the tables: lookup tables, lane maps, segment runs, concat parts */
+    int32_t parts;             /* segment runs (convolutions), inputs (concat) */
+    int8_t view_add, view_mask;
+    int8_t bits;
+    int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
+    int64_t macs;
+    uint32_t flags;            /* DN_EPI_*, DN_CONV_* */
+} dn_step;
+
+/* Numbers that belong to a channel group. */
+typedef struct dn_scalars {
+    float residual_scale, lo, hi, out_scale, out_zero;
+    float in_scale, in_zero; /* of the (first) input */
+    float out_real;          /* the output's scale itself: average pools divide by it */
+    float factor;            /* mul: s_a * s_b / s_out */
+    int32_t begin, count;    /* channels */
+} dn_scalars;
+
+/* One input of a concatenation. */
+typedef struct dn_concat_part {
+    dn_map in;
+    int32_t lane;  /* first element in the output's pixel */
+    size_t table;  /* as in dn_step */
+    bool copy;     /* same scale and zero point: bytes are copied */
+} dn_concat_part;
+
+/* A run of input channels of a convolution at a point. */
+typedef struct dn_segment_run {
+    int32_t lane;   /* first element in the pixel */
+    int32_t lanes;  /* elements, a multiple of 4 in u8 */
+    int32_t weight; /* channel offset in the packed weights */
+    int32_t channels;
+} dn_segment_run;
+
+struct dn_point {
+    const dn_plan *plan;
+    dn_step *steps;
+    int32_t step_count;
+    uint8_t *tables;
+    size_t table_bytes, arena_bytes;
+    size_t scratch_bytes; /* per thread: the longest list of taps */
+    dn_map *maps; /* [2 * nodes] where each value stands; pixel == 0: it has no memory at this point */
+};
+
+/* ---- lower.c, pack.c ---- */
+dn_status dn_plan_lower(dn_plan *plan, const dn_params *params, dn_error *err);
+dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err);
+
+/* ---- point.c and its parts ---- */
+/* Everything needed while a point is bound. */
+typedef struct dn_binding {
+    const dn_plan *plan;
+    const dn_subnet *subnet;
+    const dn_tables *tables;
+    dn_point *point;
+    int32_t *alias; /* dn_graph_resolve */
+    bool *skip;
+    int32_t *root;  /* [nodes] the tensor whose memory a reader of i reads at this point */
+    int32_t *first, *last; /* [2 * nodes] lifetimes in steps; first < 0: not computed */
+    size_t table_used;
+    bool measure;   /* only sizes: the tables are not written */
+} dn_binding;
+dn_status dn_binding_begin(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err);
+void dn_binding_end(dn_binding *b);
+dn_status dn_binding_tables(dn_binding *b, bool fill, dn_error *err); /* point.c */
+dn_status dn_point_layout(dn_binding *b, dn_error *err); /* memory.c: maps, lifetimes, offsets */
+dn_status dn_step_tables(dn_binding *b, dn_step *step, dn_error *err); /* tables.c */
+/* Space in the tables, aligned to 64 bytes; the offset is in bytes. *memory is NULL while sizes are measured. */
+size_t dn_tables_take(dn_binding *b, size_t bytes, void **memory);
+/* Tables of a step whose output stays real and unfused: what dn_calibrate measures. The step's table offsets must have been taken already. */
+void dn_step_raw_tables(dn_binding *b, const dn_step *step, float *scale, float *bias);
+/* The k-th value an operation reads at this point, -1 when there are no more. A residual comes last. */
+int32_t dn_op_read(const dn_binding *b, const dn_plan_op *op, int32_t k);
+/* Tensor i's scale for channel group g, its zero point. */
+double dn_scale_of(const dn_binding *b, int32_t tensor, int32_t group);
+/* Channel groups of a tensor at the point, and the number of channels of each (the whole tensor where it is not grouped). */
+int32_t dn_channel_groups(const dn_binding *b, int32_t tensor, int32_t *channels);
+
+/* ---- run.c and its parts ---- */
+typedef struct dn_run_context {
+    const dn_plan *plan;
+    const dn_point *point;
+    uint8_t *arena;
+    uint8_t *target;  /* where a step's output map lies: the arena, except while dn_calibrate looks at raw results */
+    uint8_t *scratch; /* [threads][point->scratch_bytes] */
+    const void *input;
+    dn_dtype dtype;
+    float *output;
+    int32_t threads;
+} dn_run_context;
+void dn_run_step(const dn_run_context *run, const dn_step *step);
+void dn_run_conv(const dn_run_context *run, const dn_step *step);      /* run_conv.c */
+void dn_run_depthwise(const dn_run_context *run, const dn_step *step); /* run_depthwise.c */
+void dn_run_pixels(const dn_run_context *run, const dn_step *step);    /* run_pixels.c: everything else */
+/* The halo beside rows [begin, end): left and right columns; with the first and the last row also the rows above and below. */
+void dn_fill_halo(uint8_t *base, const dn_map *map, int32_t begin, int32_t end); /* run.c */
+
+/* Value numbers. */
+static inline int32_t dn_value(int32_t tensor, bool u8) { return 2 * tensor + u8; }
+/* The first input tensor of an operation, as the graph says it. */
+static inline int32_t dn_op_input(const dn_plan *plan, const dn_plan_op *op) {
+    const dn_node *node = &plan->graph->nodes[op->node];
+    bool own = op->kind == DN_DO_QUANTIZE || op->kind == DN_DO_DEQUANTIZE || op->kind == DN_DO_OUTPUT;
+    return own ? op->output : node->input_count ? node->inputs[0] : -1;
+}
+/* The arithmetic an operation reads. */
+static inline bool dn_op_reads_u8(const dn_plan_op *op) { return op->kind == DN_DO_QUANTIZE ? false : op->kind == DN_DO_DEQUANTIZE ? true : op->int8; }
+static inline bool dn_op_writes_u8(const dn_plan_op *op) { return op->kind == DN_DO_QUANTIZE ? true : op->kind == DN_DO_DEQUANTIZE ? false : op->int8 && !op->float_out; }
+
+/* Pixel (y, x) of a map whose memory starts at base. */
+static inline uint8_t *dn_map_at(uint8_t *base, const dn_map *map, int32_t y, int32_t x) {
+    ptrdiff_t element = (ptrdiff_t)y * map->row + (ptrdiff_t)x * map->pixel;
+    return base + map->offset + (map->u8 ? element : element * 4);
+}
+
+/* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */
+void dn_conv_choose(dn_binding *b, dn_step *step); /* tile.c */
+/* The tiles a convolution step uses, " 6x16" or " 6x16+6x8", for describing. */
+void dn_conv_tile_name(const dn_plan *plan, const dn_step *step, char *text, size_t size);
+
+#endif

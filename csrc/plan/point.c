@@ -1,0 +1,201 @@
+/* point.c - binds an operating point: steps, maps and tables for one choice of widths, bits and depth. No weight is touched. */
+#include <math.h>
+#include <stdio.h>
+
+#include "base/alloc.h"
+#include "base/fpenv.h"
+#include "base/status.h"
+#include "plan/plan.h"
+
+static dn_status check_tables(const dn_binding *b, dn_error *err) {
+    const dn_graph *graph = b->plan->graph;
+    for (int32_t i = 0; i < graph->count; i++) {
+        const dn_node *node = &graph->nodes[i];
+        if (node->norm_offset < 0 || b->skip[i]) continue;
+        int32_t begin = node->norm_offset;
+        for (int32_t s = 0; s < node->segment_count; s++) {
+            for (int32_t c = begin; c < begin + b->subnet->active[node->segments[s].space]; c++)
+                if (!isfinite(b->tables->mean[c]) || !isfinite(b->tables->variance[c]) || b->tables->variance[c] < 0)
+                    return dn_fail(err, DN_EPOINT, "%s: channel %d has no statistics at this point (mean %g, variance %g); recalibrate it", node->name, c - node->norm_offset,
+                                   (double)b->tables->mean[c], (double)b->tables->variance[c]);
+            begin += node->segments[s].full;
+        }
+    }
+    return DN_OK;
+}
+
+static dn_status check_scales(const dn_binding *b, dn_error *err) {
+    const dn_graph *graph = b->plan->graph;
+    if (b->plan->has_int8 && !b->tables->scale) return dn_fail(err, DN_EPOINT, "a quantised network needs activation scales at every point; recalibrate it");
+    for (int32_t k = 0; k < b->point->step_count; k++) {
+        const dn_plan_op *op = &b->plan->ops[b->point->steps[k].op];
+        if (op->kind == DN_DO_OUTPUT || !dn_op_writes_u8(op)) continue;
+        int32_t unused, groups = dn_channel_groups(b, op->output, &unused);
+        for (int32_t g = 0; g < groups; g++) {
+            double s = dn_scale_of(b, op->output, g);
+            if (!(isfinite(s) && s > 0)) return dn_fail(err, DN_EPOINT, "%s: its scale at this point is %g; recalibrate it", graph->nodes[op->output].name, s);
+        }
+    }
+    return DN_OK;
+}
+
+dn_status dn_binding_begin(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
+    const size_t nodes = (size_t)plan->graph->count;
+    *b = (dn_binding){.plan = plan, .subnet = subnet, .tables = tables};
+    DN_TRY(dn_graph_check_subnet(plan->graph, subnet, err));
+    DN_TRY(DN_NEW(&b->alias, nodes * 6, err));
+    b->root = b->alias + nodes;
+    b->first = b->root + nodes;
+    b->last = b->first + 2 * nodes;
+    DN_TRY(DN_NEW(&b->skip, nodes, err));
+    DN_TRY(DN_NEW(&b->point, 1, err));
+    b->point->plan = plan;
+    DN_TRY(DN_NEW(&b->point->steps, (size_t)plan->op_count, err));
+    DN_TRY(DN_NEW(&b->point->maps, 2 * nodes, err));
+    dn_graph_resolve(plan->graph, subnet->depth, b->alias, b->skip);
+    return dn_point_layout(b, err);
+}
+
+void dn_binding_end(dn_binding *b) {
+    dn_free(b->alias);
+    dn_free(b->skip);
+    dn_point_free(b->point);
+}
+
+static int64_t step_macs(const dn_binding *b, const dn_plan_op *op) {
+    const dn_node *node = &b->plan->graph->nodes[op->node];
+    if (op->kind != DN_DO_CONV && op->kind != DN_DO_DEPTHWISE) return 0;
+    int64_t fan = node->groups > 1 ? b->plan->graph->nodes[node->inputs[0]].channels / node->groups : dn_graph_active(b->plan->graph, b->subnet->active, node->inputs[0]);
+    return (int64_t)node->height * node->width * dn_graph_active(b->plan->graph, b->subnet->active, op->node) * node->kernel_h * node->kernel_w * fan;
+}
+
+/* Maps and bits of every step: what its tables and its run depend on. */
+static void describe_steps(dn_binding *b) {
+    for (int32_t k = 0; k < b->point->step_count; k++) {
+        dn_step *step = &b->point->steps[k];
+        const dn_plan_op *op = &b->plan->ops[step->op];
+        int32_t input = dn_op_read(b, op, 0), other = dn_op_read(b, op, 1);
+        step->in = input >= 0 ? b->point->maps[input] : (dn_map){0};
+        step->out = op->kind == DN_DO_OUTPUT ? step->in : b->point->maps[dn_value(op->output, dn_op_writes_u8(op))];
+        step->has_second = other >= 0 && op->kind != DN_DO_CONCAT;
+        if (step->has_second) step->second = b->point->maps[other];
+        step->macs = step_macs(b, op);
+        step->bits = b->subnet->bits && op->int8 && step->macs ? b->subnet->bits[op->node] : 8;
+        step->view_add = step->bits == 8 ? 0 : (int8_t)(1 << (7 - step->bits));
+        step->view_mask = (int8_t)(0xff << (8 - step->bits));
+        if (op->kind == DN_DO_CONV) dn_conv_choose(b, step);
+    }
+}
+
+static dn_status make_tables(dn_binding *b, dn_error *err) {
+    b->table_used = 0;
+    for (int32_t k = 0; k < b->point->step_count; k++) DN_TRY(dn_step_tables(b, &b->point->steps[k], err));
+    return DN_OK;
+}
+
+/* Sizes first, then one block, then the numbers. dn_calibrate stops after the block. */
+dn_status dn_binding_tables(dn_binding *b, bool fill, dn_error *err) {
+    describe_steps(b);
+    b->measure = true;
+    DN_TRY(make_tables(b, err));
+    b->point->table_bytes = b->table_used;
+    DN_TRY(DN_NEW(&b->point->tables, b->table_used, err));
+    b->measure = false;
+    return fill ? make_tables(b, err) : DN_OK;
+}
+
+static dn_status bind(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
+    DN_TRY(dn_binding_begin(b, plan, subnet, tables, err));
+    DN_TRY(check_tables(b, err));
+    DN_TRY(check_scales(b, err));
+    return dn_binding_tables(b, true, err);
+}
+
+dn_status dn_point_new(dn_point **out, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
+    *out = NULL;
+    dn_fpenv saved = dn_fpenv_enter();
+    dn_binding b;
+    dn_status status = bind(&b, plan, subnet, tables, err);
+    if (status == DN_OK) {
+        *out = b.point;
+        b.point = NULL;
+    }
+    dn_binding_end(&b);
+    dn_fpenv_leave(saved);
+    return status;
+}
+
+void dn_point_free(dn_point *point) {
+    if (!point) return;
+    dn_free(point->steps);
+    dn_free(point->tables);
+    dn_free(point->maps);
+    dn_free(point);
+}
+
+size_t dn_point_table_bytes(const dn_point *point) { return point->table_bytes + (size_t)point->step_count * sizeof(dn_step); }
+size_t dn_point_arena_bytes(const dn_point *point) { return point->arena_bytes; }
+int32_t dn_point_steps(const dn_point *point) { return point->step_count; }
+
+/* ---- describing ---- */
+
+static const char *kind_name(dn_op_kind kind) {
+    switch (kind) {
+    case DN_DO_INPUT: return "input";
+    case DN_DO_CONV: return "conv";
+    case DN_DO_DEPTHWISE: return "dwconv";
+    case DN_DO_AFFINE: return "affine";
+    case DN_DO_ACTIVATION: return "activation";
+    case DN_DO_MUL: return "mul";
+    case DN_DO_CONCAT: return "concat";
+    case DN_DO_MAX_POOL: return "max_pool";
+    case DN_DO_AVG_POOL: return "avg_pool";
+    case DN_DO_SHORTCUT: return "shortcut";
+    case DN_DO_PAD: return "pad";
+    case DN_DO_QUANTIZE: return "quantize";
+    case DN_DO_DEQUANTIZE: return "dequantize";
+    case DN_DO_OUTPUT: return "output";
+    }
+    return "";
+}
+
+static const char *isa_of(const dn_plan *plan, const dn_plan_op *op) {
+    const dn_kernels *k = &plan->kernels;
+    switch (op->kind) {
+    case DN_DO_CONV: return op->int8 ? k->conv_s8->isa : k->conv_f32->isa;
+    case DN_DO_DEPTHWISE: return op->int8 ? k->dwconv_s8->isa : k->dwconv_f32->isa;
+    case DN_DO_MAX_POOL:
+    case DN_DO_AVG_POOL: return op->int8 ? k->pool_u8->isa : k->pool_f32->isa;
+    case DN_DO_INPUT:
+    case DN_DO_AFFINE:
+    case DN_DO_ACTIVATION:
+    case DN_DO_MUL:
+    case DN_DO_CONCAT:
+    case DN_DO_SHORTCUT:
+    case DN_DO_PAD:
+    case DN_DO_QUANTIZE:
+    case DN_DO_DEQUANTIZE:
+    case DN_DO_OUTPUT: return op->int8 ? k->pointwise_u8->isa : k->pointwise_f32->isa;
+    }
+    return "";
+}
+
+void dn_point_step(const dn_point *point, int32_t index, dn_step_info *info) {
+    const dn_step *step = &point->steps[index];
+    const dn_plan_op *op = &point->plan->ops[step->op];
+    bool weighted = op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE;
+    *info = (dn_step_info){
+        .node = op->node,
+        .output = op->output,
+        .is_int8 = op->int8,
+        .macs = step->macs,
+        .weight_offset = weighted ? op->weight_offset : SIZE_MAX,
+        .table_offset = step->table_channels ? step->table : SIZE_MAX,
+        .input_offset = op->kind == DN_DO_INPUT ? SIZE_MAX : step->in.offset,
+        .output_offset = op->kind == DN_DO_OUTPUT ? SIZE_MAX : step->out.offset,
+        .residual_offset = step->has_second ? step->second.offset : SIZE_MAX,
+    };
+    char tile[32] = "";
+    if (op->kind == DN_DO_CONV) dn_conv_tile_name(point->plan, step, tile, sizeof tile);
+    (void)snprintf(info->kernel, sizeof info->kernel, "%s_%s %s%s", kind_name(op->kind), op->int8 ? "s8" : "f32", isa_of(point->plan, op), tile);
+}

@@ -1,0 +1,207 @@
+/* run.c - engines: arenas, one image through the steps, batches over threads. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/fpenv.h"
+#include "base/pool.h"
+#include "base/size.h"
+#include "base/status.h"
+#include "plan/plan.h"
+
+struct dn_engine {
+    const dn_plan *plan;
+    pthread_mutex_t lock;
+    uint8_t *memory; /* lanes x (arena + scratch of one thread), where lanes are the threads of a batch */
+    size_t bytes;
+};
+
+void dn_fill_halo(uint8_t *base, const dn_map *map, int32_t begin, int32_t end) {
+    size_t element = map->u8 ? 1 : sizeof(float);
+    int value = map->u8 ? map->zero : 0;
+    size_t left = (size_t)(map->left * map->pixel) * element, right = (size_t)(map->right * map->pixel) * element;
+    for (int32_t y = begin; y < end && (left || right); y++) {
+        memset(dn_map_at(base, map, y, -map->left), value, left);
+        memset(dn_map_at(base, map, y, map->width), value, right);
+    }
+    size_t row = (size_t)map->row * element;
+    if (begin == 0 && map->top) memset(dn_map_at(base, map, -map->top, -map->left), value, (size_t)map->top * row);
+    if (end == map->height && map->bottom) memset(dn_map_at(base, map, map->height, -map->left), value, (size_t)map->bottom * row);
+}
+
+void dn_run_step(const dn_run_context *run, const dn_step *step) {
+    dn_op_kind kind = run->plan->ops[step->op].kind;
+    if (kind == DN_DO_CONV) dn_run_conv(run, step);
+    else if (kind == DN_DO_DEPTHWISE) dn_run_depthwise(run, step);
+    else dn_run_pixels(run, step);
+}
+
+dn_status dn_engine_new(dn_engine **out, const dn_plan *plan, dn_error *err) {
+    *out = NULL;
+    dn_engine *engine;
+    DN_TRY(DN_NEW(&engine, 1, err));
+    engine->plan = plan;
+    if (pthread_mutex_init(&engine->lock, NULL)) {
+        dn_free(engine);
+        return dn_fail(err, DN_ENOMEM, "no mutex for an engine");
+    }
+    *out = engine;
+    return DN_OK;
+}
+
+void dn_engine_free(dn_engine *engine) {
+    if (!engine) return;
+    pthread_mutex_destroy(&engine->lock);
+    dn_free(engine->memory);
+    dn_free(engine);
+}
+
+size_t dn_engine_arena_bytes(const dn_engine *engine) { return engine->bytes; }
+
+static size_t lane_bytes(const dn_point *point, int32_t threads) { return dn_round_up(point->arena_bytes + 64, 64) + (size_t)threads * point->scratch_bytes; }
+
+static dn_status reserve(dn_engine *engine, size_t bytes, dn_error *err) {
+    if (bytes <= engine->bytes) return DN_OK;
+    uint8_t *memory;
+    DN_TRY(DN_NEW(&memory, bytes, err));
+    dn_free(engine->memory);
+    engine->memory = memory;
+    engine->bytes = bytes;
+    return DN_OK;
+}
+
+dn_status dn_engine_reserve(dn_engine *engine, const dn_point *point, dn_error *err) {
+    pthread_mutex_lock(&engine->lock);
+    dn_status status = reserve(engine, lane_bytes(point, engine->plan->threads), err);
+    pthread_mutex_unlock(&engine->lock);
+    return status;
+}
+
+/* ---- running ---- */
+
+typedef struct batch {
+    dn_run_context run; /* of image 0 in lane 0 */
+    size_t image_bytes, outputs, lane;
+    int64_t *profile_ns;
+} batch;
+
+static void run_image(const batch *b, size_t image, int lane) {
+    dn_run_context run = b->run;
+    run.arena = run.target = b->run.arena + (size_t)lane * b->lane;
+    run.scratch = run.arena + dn_round_up(run.point->arena_bytes + 64, 64);
+    run.input = (const uint8_t *)b->run.input + image * b->image_bytes;
+    run.output = b->run.output + image * b->outputs;
+    for (int32_t k = 0; k < run.point->step_count; k++) {
+        int64_t start = b->profile_ns ? dn_clock_ns() : 0;
+        dn_run_step(&run, &run.point->steps[k]);
+        if (b->profile_ns) b->profile_ns[k] += dn_clock_ns() - start;
+    }
+}
+
+static void run_batch_item(void *context, size_t item, int worker) { run_image(context, item, worker); }
+
+static dn_status check_run(const dn_engine *engine, const dn_point *point, dn_dtype dtype, int32_t threads, dn_error *err) {
+    if (point->plan != engine->plan) return dn_fail(err, DN_EINVAL, "the point belongs to another plan");
+    if (dtype == DN_U8 && !engine->plan->input_table) return dn_fail(err, DN_EINVAL, "uint8 input needs a network with Preprocess; pass preprocessed float32");
+    if (threads < 1 || threads > engine->plan->threads) return dn_fail(err, DN_EINVAL, "threads is %d: the engine was compiled for 1 to %d", threads, engine->plan->threads);
+    return DN_OK;
+}
+
+static void describe_batch(batch *b, const dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, float *output, int32_t threads) {
+    const dn_graph *graph = engine->plan->graph;
+    const dn_node *in = &graph->nodes[0], *out = &graph->nodes[graph->output];
+    *b = (batch){.run = {.plan = engine->plan, .point = point, .input = input, .dtype = dtype, .output = output, .threads = threads},
+                 .image_bytes = (size_t)in->height * (size_t)in->width * (size_t)in->channels * (dtype == DN_U8 ? 1 : sizeof(float)),
+                 .outputs = (size_t)out->height * (size_t)out->width * (size_t)out->channels};
+}
+
+/* Few images: each on all threads. Many: one image per thread, each with an arena of its own, so that nothing waits between layers. */
+static dn_status run_batch(dn_engine *engine, batch *b, size_t n, const dn_poll *poll, dn_error *err) {
+    int32_t threads = b->run.threads;
+    bool spread = threads > 1 && n >= 2 * (size_t)threads && !b->profile_ns;
+    b->lane = lane_bytes(b->run.point, engine->plan->threads);
+    DN_TRY(reserve(engine, spread ? b->lane * (size_t)threads : b->lane, err));
+    b->run.arena = engine->memory;
+    if (spread) {
+        b->run.threads = 1;
+        dn_status status = dn_pool_run(threads, n, run_batch_item, b, poll);
+        return status == DN_OK ? DN_OK : dn_fail(err, status, "interrupted");
+    }
+    int64_t next_poll = dn_clock_ns() + 5000000;
+    for (size_t i = 0; i < n; i++) {
+        run_image(b, i, 0);
+        if (!poll || i + 1 == n || dn_clock_ns() < next_poll) continue;
+        if (poll->ask(poll->context)) return dn_fail(err, DN_EINTERRUPTED, "interrupted after %zu of %zu images", i + 1, n);
+        next_poll = dn_clock_ns() + 5000000;
+    }
+    return DN_OK;
+}
+
+dn_status dn_engine_run(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, int64_t *profile_ns, const dn_poll *poll,
+                        dn_error *err) {
+    DN_TRY(check_run(engine, point, dtype, threads, err));
+    dn_fpenv saved = dn_fpenv_enter();
+    batch b;
+    describe_batch(&b, engine, point, input, dtype, output, threads);
+    b.profile_ns = profile_ns;
+    pthread_mutex_lock(&engine->lock);
+    dn_status status = run_batch(engine, &b, n, poll, err);
+    pthread_mutex_unlock(&engine->lock);
+    dn_fpenv_leave(saved);
+    return status;
+}
+
+/* ---- looking inside ---- */
+
+/* The step that computes the tensor a node's value is read from, -1 if fusion left none. */
+static int32_t step_of(const dn_point *point, int32_t node) {
+    int32_t tensor = point->plan->source[node];
+    for (int32_t k = 0; k < point->step_count; k++) {
+        const dn_plan_op *op = &point->plan->ops[point->steps[k].op];
+        if (op->output == tensor && op->kind != DN_DO_OUTPUT) return k;
+    }
+    return -1;
+}
+
+/* Channels stand together: concatenations of parts that are not multiples of 4 are refused before. */
+static void copy_map(const dn_run_context *run, const dn_step *step, float *output) {
+    const dn_scalars *s = (const dn_scalars *)(const void *)(run->point->tables + step->scalars);
+    for (int32_t y = 0; y < step->out.height; y++)
+        for (int32_t x = 0; x < step->out.width; x++) {
+            const uint8_t *pixel = dn_map_at(run->arena, &step->out, y, x);
+            for (int32_t c = 0, g = 0; c < step->out.channels; c++) {
+                while (g + 1 < step->groups && c >= s[g + 1].begin) g++;
+                *output++ = step->out.u8 ? ((float)pixel[c] - s[g].out_zero) * s[g].out_real : ((const float *)(const void *)pixel)[c];
+            }
+        }
+}
+
+dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, int32_t node, float *output,
+                               size_t expected, dn_error *err) {
+    DN_TRY(check_run(engine, point, dtype, 1, err));
+    if (node < 0 || node >= engine->plan->graph->count) return dn_fail(err, DN_EINVAL, "there is no node %d", node);
+    int32_t last = step_of(point, node);
+    if (last < 0) return dn_fail(err, DN_EINVAL, "%s has no values of its own: it is computed together with the node after it, or dropped", engine->plan->graph->nodes[node].name);
+    const dn_step *step = &point->steps[last];
+    if (step->out.pixel != (int32_t)dn_round_up((size_t)step->out.channels, 4)) return dn_fail(err, DN_EUNSUPPORTED, "%s is a concatenation of odd parts", engine->plan->graph->nodes[node].name);
+    size_t values = (size_t)step->out.height * (size_t)step->out.width * (size_t)step->out.channels;
+    if (values != expected) return dn_fail(err, DN_EINVAL, "%s has %zu values per image at this point, not %zu", engine->plan->graph->nodes[node].name, values, expected);
+    dn_fpenv saved = dn_fpenv_enter();
+    batch b;
+    describe_batch(&b, engine, point, input, dtype, NULL, 1);
+    pthread_mutex_lock(&engine->lock);
+    dn_status status = reserve(engine, lane_bytes(point, engine->plan->threads), err);
+    for (size_t i = 0; status == DN_OK && i < n; i++) {
+        dn_run_context run = b.run;
+        run.arena = run.target = engine->memory;
+        run.scratch = run.arena + dn_round_up(point->arena_bytes + 64, 64);
+        run.input = (const uint8_t *)input + i * b.image_bytes;
+        for (int32_t k = 0; k <= last; k++) dn_run_step(&run, &point->steps[k]);
+        copy_map(&run, step, output + i * values);
+    }
+    pthread_mutex_unlock(&engine->lock);
+    dn_fpenv_leave(saved);
+    return status;
+}

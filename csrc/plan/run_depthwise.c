@@ -1,0 +1,72 @@
+/* run_depthwise.c - drives the depthwise kernels row by row. */
+#include "base/pool.h"
+#include "base/size.h"
+#include "plan/plan.h"
+
+enum { PANEL = 16, SMALL_MACS = 30000 };
+
+typedef struct rows {
+    const dn_run_context *run;
+    const dn_step *step;
+    int32_t items;
+} rows;
+
+static dn_epilogue epilogue_of(const dn_run_context *run, const dn_step *step, int32_t group) {
+    const dn_scalars *s = (const dn_scalars *)(const void *)(run->point->tables + step->scalars) + group;
+    const float *scale = (const float *)(const void *)(run->point->tables + step->table) + s->begin;
+    return (dn_epilogue){.scale = scale, .bias = scale + dn_round_up(step->table_channels, PANEL) + PANEL, .residual_scale = s->residual_scale, .lo = s->lo, .hi = s->hi,
+                         .out_scale = s->out_scale, .out_zero = s->out_zero, .flags = step->flags};
+}
+
+static void clip_rows(const dn_node *node, const dn_map *in, int32_t top, int32_t *begin, int32_t *end) {
+    *begin = 0;
+    *end = node->kernel_h;
+    while (*begin < *end && top + *begin * node->dilation_h < -in->top) ++*begin;
+    while (*end > *begin && top + (*end - 1) * node->dilation_h >= in->height + in->bottom) --*end;
+}
+
+static void run_row(const rows *r, int32_t y) {
+    const dn_run_context *run = r->run;
+    const dn_step *step = r->step;
+    const dn_plan_op *op = &run->plan->ops[step->op];
+    const dn_node *node = &run->plan->graph->nodes[op->node];
+    int32_t top = y * node->stride_h - node->pad_top, kh_begin, kh_end;
+    clip_rows(node, &step->in, top, &kh_begin, &kh_end);
+    const uint8_t *in = dn_map_at(run->arena, &step->in, top, -node->pad_left), *residual = step->has_second ? dn_map_at(run->arena, &step->second, y, 0) : NULL;
+    uint8_t *out = dn_map_at(run->target, &step->out, y, 0);
+    const uint8_t *weights = run->plan->blob + op->weight_offset;
+    for (int32_t g = 0; g < step->groups; g++) {
+        dn_epilogue epilogue = epilogue_of(run, step, g);
+        const dn_scalars *s = (const dn_scalars *)(const void *)(run->point->tables + step->scalars) + g;
+        size_t skip = (size_t)s->begin / PANEL * (size_t)(node->kernel_h * node->kernel_w) * PANEL;
+        if (op->int8) {
+            run->plan->kernels.dwconv_s8->run(&(dn_dwconv_s8_job){
+                .input = in + s->begin, .weights = (const int8_t *)weights + skip, .output = out + s->begin, .residual = residual ? residual + s->begin : NULL,
+                .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
+                .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
+                .width = node->width, .channels = s->count, .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = epilogue});
+        } else {
+            run->plan->kernels.dwconv_f32->run(&(dn_dwconv_f32_job){
+                .input = (const float *)(const void *)in + s->begin, .weights = (const float *)(const void *)weights + skip, .output = (float *)(void *)out + s->begin,
+                .residual = residual ? (const float *)(const void *)residual + s->begin : NULL,
+                .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
+                .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
+                .width = node->width, .channels = s->count, .epilogue = epilogue});
+        }
+    }
+}
+
+static void run_item(void *context, size_t item, int worker) {
+    (void)worker;
+    const rows *r = context;
+    int32_t height = r->step->out.height, begin = height * (int32_t)item / r->items, end = height * ((int32_t)item + 1) / r->items;
+    for (int32_t y = begin; y < end; y++) run_row(r, y);
+    if (r->run->target == r->run->arena) dn_fill_halo(r->run->target, &r->step->out, begin, end);
+}
+
+void dn_run_depthwise(const dn_run_context *run, const dn_step *step) {
+    int32_t threads = step->macs < SMALL_MACS ? 1 : run->threads;
+    rows r = {run, step, step->out.height < threads ? step->out.height : threads};
+    if (r.items == 1) run_item(&r, 0, 0);
+    else (void)dn_pool_run(run->threads, (size_t)r.items, run_item, &r, NULL);
+}

@@ -1,0 +1,247 @@
+/* run_pixels.c - every step that is not a convolution: input, output, element-wise, pools, copies. One thread: they are short. */
+#include <math.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "plan/plan.h"
+
+enum { PANEL = 16 };
+
+static const dn_scalars *scalars_of(const dn_run_context *run, const dn_step *step) { return (const dn_scalars *)(const void *)(run->point->tables + step->scalars); }
+static const float *floats_of(const dn_run_context *run, size_t table) { return (const float *)(const void *)(run->point->tables + table); }
+static float *as_f32(uint8_t *p) { return (float *)(void *)p; }
+
+/* ---- input and output ---- */
+
+/* Bytes through the preprocessing table, or floats as they are; lanes beyond the channels are zero. */
+static void float_input_row(const dn_run_context *run, const dn_step *step, int32_t y, float *out) {
+    int32_t channels = step->out.channels;
+    size_t row = (size_t)y * (size_t)step->out.width * (size_t)channels;
+    for (int32_t x = 0; x < step->out.width; x++, out += step->out.pixel)
+        for (int32_t c = 0; c < step->out.pixel; c++) {
+            size_t i = row + (size_t)x * (size_t)channels + (size_t)c;
+            if (c >= channels) out[c] = 0;
+            else out[c] = run->dtype == DN_U8 ? run->plan->input_table[256 * c + ((const uint8_t *)run->input)[i]] : ((const float *)run->input)[i];
+        }
+}
+
+static void run_input(const dn_run_context *run, const dn_step *step) {
+    const dn_pointwise_u8 *kernels = run->plan->kernels.pointwise_u8;
+    for (int32_t y = 0; y < step->out.height; y++) {
+        uint8_t *out = dn_map_at(run->target, &step->out, y, 0);
+        size_t row = (size_t)y * (size_t)step->out.width * (size_t)step->out.channels;
+        if (!step->out.u8) float_input_row(run, step, y, as_f32(out));
+        else if (run->dtype == DN_U8)
+            kernels->lookup((const uint8_t *)run->input + row, out, step->out.pixel, step->out.width, step->out.channels, run->point->tables + step->extra, 128);
+        else kernels->quantize((const float *)run->input + row, out, step->out.pixel, step->out.width, step->out.channels, scalars_of(run, step)->out_scale, 128);
+    }
+}
+
+/* The active channels of every pixel, without lanes; the output's spaces are never sliced. */
+static void run_output(const dn_run_context *run, const dn_step *step) {
+    const dn_plan_op *op = &run->plan->ops[step->op];
+    const dn_node *node = &run->plan->graph->nodes[op->output];
+    const dn_scalars *s = scalars_of(run, step);
+    float *out = run->output;
+    for (int32_t y = 0; y < step->in.height; y++)
+        for (int32_t x = 0; x < step->in.width; x++) {
+            const uint8_t *in = dn_map_at(run->arena, &step->in, y, x);
+            size_t lane = 0;
+            for (int32_t k = 0; k < node->segment_count; k++) {
+                size_t count = (size_t)node->segments[k].full;
+                if (step->in.u8) run->plan->kernels.pointwise_u8->dequantize(in + lane, step->in.pixel, out, (ptrdiff_t)count, 1, (int32_t)count, s->in_scale, (int32_t)s->in_zero);
+                else memcpy(out, as_f32((uint8_t *)(uintptr_t)in) + lane, count * sizeof *out);
+                out += count;
+                lane += dn_round_up(count, 4);
+            }
+        }
+}
+
+/* ---- element-wise ---- */
+
+static dn_epilogue affine_epilogue(const dn_run_context *run, const dn_step *step, const dn_scalars *s) {
+    const float *scale = floats_of(run, step->table) + s->begin;
+    return (dn_epilogue){.scale = scale, .bias = scale + dn_round_up(step->table_channels, PANEL) + PANEL, .residual_scale = s->residual_scale, .lo = s->lo, .hi = s->hi,
+                         .out_scale = s->out_scale, .out_zero = s->out_zero, .flags = step->flags};
+}
+
+static void run_affine(const dn_run_context *run, const dn_step *step) {
+    for (int32_t y = 0; y < step->out.height; y++) {
+        uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0), *residual = dn_map_at(run->arena, &step->second, y, 0);
+        for (int32_t g = 0; g < step->groups; g++) {
+            const dn_scalars *s = scalars_of(run, step) + g;
+            dn_epilogue epilogue = affine_epilogue(run, step, s);
+            if (step->out.u8)
+                run->plan->kernels.pointwise_u8->affine(&(dn_pixels_u8){in + s->begin, out + s->begin, step->has_second ? residual + s->begin : NULL, step->in.pixel, step->out.pixel,
+                                                                         step->second.pixel, step->out.width, s->count, epilogue});
+            else
+                run->plan->kernels.pointwise_f32->affine(&(dn_pixels_f32){as_f32(in) + s->begin, as_f32(out) + s->begin, step->has_second ? as_f32(residual) + s->begin : NULL,
+                                                                           step->in.pixel, step->out.pixel, step->second.pixel, step->out.width, s->count, epilogue});
+        }
+    }
+}
+
+static void activation_f32(const dn_run_context *run, const dn_step *step, const float *in, float *out) {
+    const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
+    const dn_pointwise_f32 *kernels = run->plan->kernels.pointwise_f32;
+    if (node->op == DN_OP_SIGMOID) kernels->sigmoid(in, step->in.pixel, out, step->out.pixel, step->out.width, step->out.pixel);
+    else if (node->op == DN_OP_HARDSIGMOID) kernels->hardsigmoid(in, step->in.pixel, out, step->out.pixel, step->out.width, step->out.pixel);
+    else kernels->leaky_relu(in, step->in.pixel, out, step->out.pixel, step->out.width, step->out.pixel, node->value);
+}
+
+static void run_activation(const dn_run_context *run, const dn_step *step) {
+    for (int32_t y = 0; y < step->out.height; y++) {
+        uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
+        if (!step->out.u8) activation_f32(run, step, as_f32(in), as_f32(out));
+        for (int32_t g = 0; step->out.u8 && g < step->groups; g++) {
+            const dn_scalars *s = scalars_of(run, step) + g;
+            run->plan->kernels.pointwise_u8->map(in + s->begin, step->in.pixel, out + s->begin, step->out.pixel, step->out.width, s->count, run->point->tables + step->extra + 256 * g);
+        }
+    }
+}
+
+static void run_mul(const dn_run_context *run, const dn_step *step) {
+    bool broadcast = step->second.height == 1 && step->second.width == 1 && (step->out.height > 1 || step->out.width > 1);
+    for (int32_t y = 0; y < step->out.height; y++) {
+        uint8_t *a = dn_map_at(run->arena, &step->in, y, 0), *b = dn_map_at(run->arena, &step->second, broadcast ? 0 : y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
+        ptrdiff_t b_step = broadcast ? 0 : step->second.pixel;
+        if (!step->out.u8) run->plan->kernels.pointwise_f32->mul(as_f32(a), step->in.pixel, as_f32(b), b_step, as_f32(out), step->out.pixel, step->out.width, step->out.pixel);
+        for (int32_t g = 0; step->out.u8 && g < step->groups; g++) {
+            const dn_scalars *s = scalars_of(run, step) + g;
+            run->plan->kernels.pointwise_u8->mul(a + s->begin, step->in.pixel, step->in.zero, b + s->begin, b_step, step->second.zero, out + s->begin, step->out.pixel, step->out.width,
+                                                 s->count, s->factor, s->out_zero, s->lo, s->hi);
+        }
+    }
+}
+
+/* ---- pools ---- */
+
+typedef struct span {
+    int32_t begin, end;
+} span;
+
+/* Input positions of output o along one axis, clipped to the map. */
+static span window_of(const dn_node *node, bool horizontal, int32_t o, int32_t in, int32_t out) {
+    if (node->op == DN_OP_ADAPTIVE_AVG_POOL) return (span){o * in / out, ((o + 1) * in + out - 1) / out};
+    int32_t k = horizontal ? node->kernel_w : node->kernel_h, s = horizontal ? node->stride_w : node->stride_h, before = horizontal ? node->pad_left : node->pad_top;
+    span w = {o * s - before, o * s - before + k};
+    if (w.begin < 0) w.begin = 0;
+    if (w.end > in) w.end = in;
+    return w;
+}
+
+static void pool_pixel(const dn_run_context *run, const dn_step *step, const dn_window *window, uint8_t *out, bool max) {
+    int32_t cells = window->rows * window->columns;
+    for (int32_t g = 0; g < step->groups; g++) {
+        const dn_scalars *s = scalars_of(run, step) + g;
+        dn_window part = *window;
+        size_t element = step->out.u8 ? 1 : sizeof(float);
+        part.input = (const uint8_t *)window->input + (size_t)s->begin * element;
+        part.channels = s->count;
+        uint8_t *to = out + (size_t)s->begin * element;
+        double in_scale = (double)s->in_scale, out_scale = (double)s->out_real;
+        if (step->out.u8 && max) run->plan->kernels.pool_u8->max(&part, to);
+        else if (step->out.u8)
+            run->plan->kernels.pool_u8->avg(&part, to, (float)(in_scale / (cells * out_scale)), (float)((double)s->out_zero - (double)s->in_zero * in_scale / out_scale));
+        else if (max) run->plan->kernels.pool_f32->max(&part, as_f32(to));
+        else run->plan->kernels.pool_f32->avg(&part, as_f32(to), 1.0f / (float)cells);
+    }
+}
+
+static void run_pool(const dn_run_context *run, const dn_step *step, bool max) {
+    const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
+    for (int32_t y = 0; y < step->out.height; y++) {
+        span rows = window_of(node, false, y, step->in.height, step->out.height);
+        for (int32_t x = 0; x < step->out.width; x++) {
+            span columns = window_of(node, true, x, step->in.width, step->out.width);
+            dn_window window = {dn_map_at(run->arena, &step->in, rows.begin, columns.begin), step->in.row, step->in.pixel, rows.end - rows.begin, columns.end - columns.begin, 0};
+            pool_pixel(run, step, &window, dn_map_at(run->target, &step->out, y, x), max);
+        }
+    }
+}
+
+/* ---- copies ---- */
+
+static void run_concat(const dn_run_context *run, const dn_step *step) {
+    const dn_concat_part *parts = (const dn_concat_part *)(const void *)(run->point->tables + step->extra);
+    size_t element = step->out.u8 ? 1 : sizeof(float);
+    for (int32_t k = 0; k < step->parts; k++) {
+        const dn_map *in = &parts[k].in;
+        const float *scale = floats_of(run, parts[k].table);
+        dn_epilogue epilogue = {.scale = scale, .bias = scale + dn_round_up((size_t)in->pixel, PANEL) + PANEL, .hi = 255};
+        for (int32_t y = 0; y < step->out.height; y++) {
+            const uint8_t *from = dn_map_at(run->arena, in, y, 0);
+            uint8_t *to = dn_map_at(run->target, &step->out, y, 0) + (size_t)parts[k].lane * element;
+            if (!parts[k].copy) {
+                run->plan->kernels.pointwise_u8->affine(&(dn_pixels_u8){from, to, NULL, in->pixel, step->out.pixel, 0, in->width, in->pixel, epilogue});
+                continue;
+            }
+            for (int32_t x = 0; x < in->width; x++) memcpy(to + (size_t)(x * step->out.pixel) * element, from + (size_t)(x * in->pixel) * element, (size_t)in->pixel * element);
+        }
+    }
+}
+
+static void run_shortcut(const dn_run_context *run, const dn_step *step) {
+    const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
+    const int32_t *map = (const int32_t *)(const void *)(run->point->tables + step->extra);
+    for (int32_t y = 0; y < step->out.height; y++)
+        for (int32_t x = 0; x < step->out.width; x++) {
+            const uint8_t *in = dn_map_at(run->arena, &step->in, y * node->stride_h, x * node->stride_w);
+            uint8_t *out = dn_map_at(run->target, &step->out, y, x);
+            if (step->out.u8)
+                for (int32_t lane = 0; lane < step->out.pixel; lane++) out[lane] = map[lane] < 0 ? step->out.zero : in[map[lane]];
+            else
+                for (int32_t lane = 0; lane < step->out.pixel; lane++) as_f32(out)[lane] = map[lane] < 0 ? 0 : as_f32((uint8_t *)(uintptr_t)in)[map[lane]];
+        }
+}
+
+static void clear(uint8_t *to, const dn_map *map, int32_t pixels) {
+    if (map->u8) memset(to, map->zero, (size_t)(pixels * map->pixel));
+    else memset(to, 0, (size_t)(pixels * map->pixel) * sizeof(float));
+}
+
+static void run_pad(const dn_run_context *run, const dn_step *step) {
+    const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
+    for (int32_t y = 0; y < step->out.height; y++) {
+        int32_t from = y - node->pad_top;
+        clear(dn_map_at(run->target, &step->out, y, 0), &step->out, step->out.width);
+        if (from < 0 || from >= step->in.height) continue;
+        memcpy(dn_map_at(run->target, &step->out, y, node->pad_left), dn_map_at(run->arena, &step->in, from, 0), (size_t)(step->in.width * step->in.pixel) * (step->out.u8 ? 1 : sizeof(float)));
+    }
+}
+
+static void run_conversion(const dn_run_context *run, const dn_step *step) {
+    const dn_pointwise_u8 *kernels = run->plan->kernels.pointwise_u8;
+    for (int32_t y = 0; y < step->out.height; y++) {
+        uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
+        for (int32_t g = 0; g < step->groups; g++) {
+            const dn_scalars *s = scalars_of(run, step) + g;
+            if (!step->out.u8) {
+                kernels->dequantize(in + s->begin, step->in.pixel, as_f32(out) + s->begin, step->out.pixel, step->out.width, s->count, s->in_scale, (int32_t)s->in_zero);
+                continue;
+            }
+            for (int32_t x = 0; x < step->out.width; x++) /* quantize reads contiguous pixels; here they have lanes and groups */
+                kernels->quantize(as_f32(in) + x * step->in.pixel + s->begin, out + x * step->out.pixel + s->begin, step->out.pixel, 1, s->count, s->out_scale, s->out_zero);
+        }
+    }
+}
+
+void dn_run_pixels(const dn_run_context *run, const dn_step *step) {
+    switch (run->plan->ops[step->op].kind) {
+    case DN_DO_INPUT: run_input(run, step); break;
+    case DN_DO_AFFINE: run_affine(run, step); break;
+    case DN_DO_ACTIVATION: run_activation(run, step); break;
+    case DN_DO_MUL: run_mul(run, step); break;
+    case DN_DO_CONCAT: run_concat(run, step); break;
+    case DN_DO_MAX_POOL: run_pool(run, step, true); break;
+    case DN_DO_AVG_POOL: run_pool(run, step, false); break;
+    case DN_DO_SHORTCUT: run_shortcut(run, step); break;
+    case DN_DO_PAD: run_pad(run, step); break;
+    case DN_DO_QUANTIZE:
+    case DN_DO_DEQUANTIZE: run_conversion(run, step); break;
+    case DN_DO_OUTPUT: run_output(run, step); return;
+    case DN_DO_CONV:
+    case DN_DO_DEPTHWISE: return; /* dn_run_step sends them elsewhere */
+    }
+    if (run->target == run->arena) dn_fill_halo(run->target, &step->out, 0, step->out.height);
+}

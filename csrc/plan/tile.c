@@ -1,0 +1,126 @@
+/* tile.c - which kernel variants a convolution uses: an estimate in cycles from the shape, per ISA. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "plan/plan.h"
+
+/* Cycles of one step (4 channels in int8, 1 in float) of an mr x nr tile: per product of a pixel and a panel, per pixel and per panel loaded; and per product stored by the
+ * epilogue. Fitted to benchmarks of the kernels; only their order matters. */
+typedef struct cost {
+    const char *isa;
+    float product, pixel, panel, store;
+} cost;
+static const cost costs_s8[] = {{"avx512", 0.5f, 0.1f, 0.25f, 3}, {"avxvnni", 1.1f, 0.3f, 0.4f, 5}, {"avx2", 2.5f, 0.6f, 1.0f, 8}, {"ref", 60, 0, 0, 60}};
+static const cost costs_f32[] = {{"avx512", 0.5f, 0.1f, 0.25f, 2}, {"avx2", 1.0f, 0.02f, 0.1f, 4}, {"ref", 16, 0, 0, 16}};
+
+static const cost *cost_of(const dn_plan *plan, bool int8) {
+    const cost *list = int8 ? costs_s8 : costs_f32;
+    const char *isa = int8 ? plan->kernels.conv_s8->isa : plan->kernels.conv_f32->isa;
+    for (size_t i = 0;; i++)
+        if (strcmp(list[i].isa, isa) == 0 || strcmp(list[i].isa, "ref") == 0) return &list[i];
+}
+
+typedef struct shape {
+    int32_t height, width, panels;
+    float steps;       /* per output */
+    int32_t chunk;     /* greatest number of steps that divides every run of input channels (int8) */
+    int32_t in_step;   /* elements between neighbouring outputs' inputs */
+    bool one_pixel;    /* sums are added to the output, so no pixel may be computed twice */
+} shape;
+
+typedef struct tile {
+    int32_t mr, nr, steps, form, in_step;
+} tile;
+
+static size_t tile_count(const dn_plan *plan, bool int8) { return int8 ? plan->kernels.conv_s8->variant_count : plan->kernels.conv_f32->variant_count; }
+
+static tile tile_at(const dn_plan *plan, bool int8, size_t i) {
+    if (int8) {
+        const dn_conv_s8_variant *v = &plan->kernels.conv_s8->variants[i];
+        return (tile){v->mr, v->nr, v->steps, v->form, v->in_step};
+    }
+    const dn_conv_f32_variant *v = &plan->kernels.conv_f32->variants[i];
+    return (tile){v->mr, v->nr, 1, v->form, 0};
+}
+
+static bool fits(const tile *t, const shape *s) {
+    if (t->form == DN_FORM_ROW && s->width < t->mr) return false;
+    if ((t->in_step && t->in_step != s->in_step) || (s->one_pixel && t->mr > 1)) return false;
+    return s->chunk % t->steps == 0;
+}
+
+static float estimate(const tile *t, const shape *s, const cost *c) {
+    float tiles = t->form == DN_FORM_ROW ? (float)s->height * (float)((s->width + t->mr - 1) / t->mr) : (float)((s->height * s->width + t->mr - 1) / t->mr);
+    float step = c->product * (float)(t->mr * t->nr) + c->pixel * (float)t->mr + c->panel * (float)t->nr;
+    step += 2.0f / (float)t->steps; /* the list's own loop */
+    if (t->in_step) step *= 0.9f;   /* addresses known at compile time */
+    if (t->form == DN_FORM_POINTER) step *= 1.05f;
+    return tiles * (s->steps * step + c->store * (float)(t->mr * t->nr) + 12);
+}
+
+static int32_t gcd(int32_t a, int32_t b) {
+    while (b) {
+        int32_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* The cheapest variant that is nr panels wide, -1 if there is none. */
+static int8_t cheapest(const dn_plan *plan, bool int8, const shape *s, int32_t nr, float *cycles) {
+    int8_t best = -1;
+    const cost *c = cost_of(plan, int8);
+    for (size_t i = 0; i < tile_count(plan, int8); i++) {
+        tile t = tile_at(plan, int8, i);
+        if (t.nr != nr || !fits(&t, s)) continue;
+        float e = estimate(&t, s, c);
+        if (best < 0 || e < *cycles) best = (int8_t)i, *cycles = e;
+    }
+    return best;
+}
+
+static shape shape_of(const dn_binding *b, const dn_step *step) {
+    const dn_plan_op *op = &b->plan->ops[step->op];
+    const dn_node *node = &b->plan->graph->nodes[op->node], *input = &b->plan->graph->nodes[b->root[node->inputs[0]]];
+    int32_t channels = op->pack_groups > 1 ? op->group_out : step->out.channels, width;
+    shape s = {.height = node->height, .width = node->width, .panels = (channels + 15) / 16, .in_step = node->stride_w * step->in.pixel, .one_pixel = op->partial};
+    int32_t lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
+    for (int32_t k = 0; k < input->segment_count; k++) s.chunk = gcd(s.chunk, (int32_t)dn_round_up((size_t)b->subnet->active[input->segments[k].space], 4) / 4);
+    if (op->group_in) s.chunk = lanes / 4;
+    if (op->partial && dn_channel_groups(b, b->root[node->inputs[0]], &width) >= 1) s.chunk = (int32_t)dn_round_up((size_t)width, 4) / 4;
+    s.steps = (float)(node->kernel_h * node->kernel_w) * (float)(op->int8 ? lanes / 4 : lanes);
+    return s;
+}
+
+void dn_conv_choose(dn_binding *b, dn_step *step) {
+    const dn_plan_op *op = &b->plan->ops[step->op];
+    const dn_node *node = &b->plan->graph->nodes[op->node];
+    shape s = shape_of(b, step);
+    float best = 0;
+    step->tile[0] = step->tile[1] = -1;
+    for (int32_t nr = 1; nr <= 8 && nr <= s.panels; nr++) {
+        float main_cost = 0, rest_cost = 0;
+        int8_t most = cheapest(b->plan, op->int8, &s, nr, &main_cost), rest = s.panels % nr ? cheapest(b->plan, op->int8, &s, s.panels % nr, &rest_cost) : -1;
+        if (most < 0 || (s.panels % nr && rest < 0)) continue;
+        float total = main_cost * (float)(s.panels / nr) + rest_cost;
+        if (step->tile[0] >= 0 && total >= best) continue;
+        best = total;
+        step->tile[0] = most;
+        step->tile[1] = rest;
+    }
+    size_t entries = (size_t)(node->kernel_h * node->kernel_w) * (op->int8 ? (size_t)step->in.pixel / 4 : (size_t)b->plan->graph->nodes[b->root[node->inputs[0]]].segment_count);
+    size_t bytes = entries * (op->int8 ? sizeof(dn_tap) : sizeof(dn_run));
+    b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(bytes, 64));
+}
+
+void dn_conv_tile_name(const dn_plan *plan, const dn_step *step, char *text, size_t size) {
+    bool int8 = plan->ops[step->op].int8;
+    int length = 0;
+    for (int k = 0; k < 2; k++) {
+        if (step->tile[k] < 0) continue;
+        tile t = tile_at(plan, int8, (size_t)step->tile[k]);
+        length += snprintf(text + length, size - (size_t)length, "%s%dx%d%s%s", k ? "+" : " ", t.mr, 16 * t.nr, t.form == DN_FORM_POINTER ? "p" : "", t.in_step ? "c" : "");
+    }
+}

@@ -1,0 +1,396 @@
+/* check_kernels_f32.c - every float kernel this CPU can run gives the bits of `ref`, and touches nothing it was not given.
+ *
+ * check_kernels_f32 [seed [cases]]. Each buffer ends (or, one in four, begins) at a page that faults. Numbers are random; in one case of four NaN, infinities, zeros of both signs
+ * and subnormals are among them. Only the sign and payload of a NaN may differ. */
+#include "guard.h"
+
+#include <math.h>
+#include <stdbool.h>
+
+#include "kernels/kernels.h"
+
+enum { MAX_PIXELS = 32, MAX_RUNS = 5 };
+
+static int cases = 300;
+static const char *kernel; /* what is being checked */
+static bool special;       /* the present case has special numbers */
+
+/* ---- buffers ---- */
+
+typedef struct buffer {
+    guarded memory;
+    float *data;
+    size_t count;
+    int fill;
+} buffer;
+
+static float random_value(void) {
+    static const float odd[] = {0.0f, -0.0f, 1e-40f, -1e-45f, 3e38f, -3e38f, 6.0f, -3.0f, INFINITY, -INFINITY, NAN};
+    if (special && guard_below(40) == 0) return odd[guard_below((int)(sizeof odd / sizeof *odd))];
+    return guard_float();
+}
+
+static buffer new_buffer(size_t count) {
+    buffer b = {.count = count, .fill = 1 + guard_below(255)};
+    b.memory = guard_alloc(count * sizeof(float), b.fill);
+    if (guard_below(4) == 0) b.memory.data = (uint8_t *)b.memory.map + sysconf(_SC_PAGESIZE);
+    b.data = (float *)(void *)b.memory.data;
+    for (size_t i = 0; i < count; i++) b.data[i] = random_value();
+    return b;
+}
+
+static buffer copy_buffer(const buffer *from) {
+    buffer b = new_buffer(from->count);
+    memcpy(b.data, from->data, from->count * sizeof(float));
+    return b;
+}
+
+static bool same(float a, float b) { return (isnan(a) && isnan(b)) || memcmp(&a, &b, sizeof a) == 0; }
+
+/* Whole buffers are compared, so whatever a kernel should have left alone is too; what surrounds them in their pages must still hold its fill. */
+static void compare(const char *what, const buffer *expected, const buffer *found) {
+    for (size_t i = 0; i < expected->count; i++)
+        if (!same(expected->data[i], found->data[i])) {
+            CHECK(false, "%s: %s, element %zu is %a, ref has %a", kernel, what, i, (double)found->data[i], (double)expected->data[i]);
+            return;
+        }
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const uint8_t *from = (const uint8_t *)found->memory.map + page, *to = (const uint8_t *)found->memory.map + found->memory.map_bytes - page;
+    for (const uint8_t *p = from; p < to; p++)
+        if ((p < found->memory.data || p >= found->memory.data + found->memory.bytes) && *p != found->fill) {
+            CHECK(false, "%s: %s, written outside", kernel, what);
+            return;
+        }
+}
+
+static void free_buffers(buffer *buffers, int count) {
+    for (int i = 0; i < count; i++) guard_free(buffers[i].memory);
+}
+
+static int between(int low, int high) { return low + guard_below(high - low + 1); }
+static int lanes(int channels) { return (channels + 3) / 4 * 4; }
+
+static dn_epilogue random_epilogue(const buffer *scale, const buffer *bias, uint32_t flags) {
+    static const float low[] = {-INFINITY, 0, -1.5f, -0.0f}, high[] = {INFINITY, 6, 1, 255};
+    return (dn_epilogue){
+        .scale = scale->data, .bias = bias->data, .residual_scale = guard_float(), .lo = low[guard_below(4)], .hi = high[guard_below(4)],
+        .out_scale = guard_float() * 9, .out_zero = guard_float(), .flags = flags & (uint32_t)guard_random(),
+    };
+}
+
+/* ---- conv_f32 ---- */
+
+/* A tile as `ref` makes it: pixel by pixel, panel by panel. */
+static void conv_by_ones(const dn_conv_f32_job *job, int mr, int nr, int form) {
+    void (*one)(const dn_conv_f32_job *) = NULL;
+    for (size_t v = 0; v < dn_conv_f32_ref.variant_count; v++)
+        if (dn_conv_f32_ref.variants[v].mr == 1 && dn_conv_f32_ref.variants[v].nr == 1) one = dn_conv_f32_ref.variants[v].run;
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < nr; j++) {
+            bool row = form == DN_FORM_ROW;
+            dn_conv_f32_job part = *job;
+            part.input += row ? i * job->in_step : job->in_offset[i];
+            part.output += (row ? i * job->out_step : job->out_offset[i]) + 16 * j;
+            if (job->epilogue.flags & DN_EPI_RESIDUAL) part.residual += (row ? i * job->residual_step : job->residual_offset[i]) + 16 * j;
+            part.weights += (size_t)j * job->panel_stride;
+            part.epilogue.scale += 16 * j;
+            part.epilogue.bias += 16 * j;
+            part.last = j == nr - 1 ? job->last : 16;
+            one(&part);
+        }
+}
+
+/* Random entries; sets what of the input and of a panel they reach. */
+static size_t random_runs(dn_run runs[MAX_RUNS], size_t *input, size_t *weights) {
+    size_t count = (size_t)between(1, MAX_RUNS);
+    *input = *weights = 0;
+    for (size_t r = 0; r < count; r++) {
+        runs[r] = (dn_run){4 * guard_below(20), (int32_t)*weights + 16 * guard_below(3), between(1, 21)};
+        *weights = (size_t)(runs[r].weight + 16 * runs[r].count);
+        size_t reach = (size_t)(runs[r].input + runs[r].count);
+        if (reach > *input) *input = reach;
+    }
+    return count;
+}
+
+static void check_conv_variant(const dn_conv_f32_variant *variant) {
+    int mr = variant->mr, nr = variant->nr, last = between(1, 16), width = 16 * (nr - 1) + last;
+    bool row = variant->form == DN_FORM_ROW;
+    dn_run runs[MAX_RUNS];
+    size_t reach, panel;
+    dn_conv_f32_job job = {.runs = runs, .last = last};
+    job.run_count = random_runs(runs, &reach, &panel);
+    job.panel_stride = panel + (size_t)(16 * guard_below(3));
+    job.in_step = 4 * guard_below(10);
+    job.out_step = lanes(width) + 4 * guard_below(3);
+    job.residual_step = lanes(width) + 4 * guard_below(3);
+    int32_t in_offset[MAX_PIXELS], out_offset[MAX_PIXELS], residual_offset[MAX_PIXELS], used = between(1, mr), shift = guard_below(used);
+    for (int i = 0; i < mr; i++) {
+        int pixel = row ? i : ((i < used ? i : used - 1) + shift) % used; /* out of order, the last one repeated */
+        in_offset[i] = (int32_t)(pixel * job.in_step);
+        out_offset[i] = (int32_t)(pixel * job.out_step);
+        residual_offset[i] = (int32_t)(pixel * job.residual_step);
+    }
+    size_t behind = (size_t)((row ? mr : used) - 1);
+    enum { INPUT, WEIGHTS, SCALE, BIAS, RESIDUAL, OUTPUT, EXPECTED, BUFFERS };
+    buffer b[BUFFERS];
+    b[INPUT] = new_buffer(behind * (size_t)job.in_step + reach);
+    b[WEIGHTS] = new_buffer((size_t)(nr - 1) * job.panel_stride + panel);
+    b[SCALE] = new_buffer((size_t)nr * 16);
+    b[BIAS] = new_buffer((size_t)nr * 16);
+    b[RESIDUAL] = new_buffer(behind * (size_t)job.residual_step + (size_t)width);
+    b[OUTPUT] = new_buffer(behind * (size_t)job.out_step + (size_t)width);
+    b[EXPECTED] = copy_buffer(&b[OUTPUT]);
+    uint32_t flags = DN_EPI_RESIDUAL | DN_EPI_HARDSWISH | DN_CONV_F32_OUT;
+    if (row || used == mr) flags |= DN_CONV_ACCUMULATE;
+    job.input = b[INPUT].data;
+    job.weights = b[WEIGHTS].data;
+    job.epilogue = random_epilogue(&b[SCALE], &b[BIAS], guard_below(3) ? flags : DN_EPI_RESIDUAL);
+    if (job.epilogue.flags & DN_EPI_RESIDUAL) job.residual = b[RESIDUAL].data;
+    if (!row) {
+        job.in_offset = in_offset;
+        job.out_offset = out_offset;
+        job.residual_offset = residual_offset;
+        job.in_step = job.out_step = job.residual_step = 0;
+    }
+    job.output = b[EXPECTED].data;
+    conv_by_ones(&job, mr, nr, variant->form);
+    job.output = b[OUTPUT].data;
+    variant->run(&job);
+    char what[80];
+    snprintf(what, sizeof what, "%dx%d %s, last %d, flags %u", mr, nr, row ? "row" : "pointer", last, job.epilogue.flags);
+    compare(what, &b[EXPECTED], &b[OUTPUT]);
+    free_buffers(b, BUFFERS);
+}
+
+static void check_conv_f32(const dn_conv_f32 *record) {
+    for (size_t v = 0; v < record->variant_count; v++)
+        for (int i = 0; i < cases; i++) {
+            special = i % 4 == 3;
+            check_conv_variant(&record->variants[v]);
+        }
+}
+
+/* ---- dwconv_f32 ---- */
+
+static void check_dwconv_case(const dn_dwconv_f32 *record) {
+    int channels = between(1, 50), step = lanes(channels), height = between(1, 5), width = between(1, 5), pixels = between(1, 11);
+    dn_dwconv_f32_job job = {.kernel_h = height, .kernel_w = width, .width = pixels, .channels = channels};
+    job.kh_begin = guard_below(height);
+    job.kh_end = between(job.kh_begin + 1, height);
+    job.in_tap = step * between(1, 2);
+    job.in_step = step * between(1, 2);
+    job.in_row = 4 * guard_below(200);
+    job.out_step = step + 4 * guard_below(2);
+    job.residual_step = step + 4 * guard_below(2);
+    enum { INPUT, WEIGHTS, SCALE, BIAS, RESIDUAL, OUTPUT, EXPECTED, BUFFERS };
+    buffer b[BUFFERS];
+    size_t table = (size_t)(channels + 15) / 16 * 16, behind = (size_t)(pixels - 1);
+    b[INPUT] = new_buffer((size_t)((job.kh_end - job.kh_begin - 1) * job.in_row + (width - 1) * job.in_tap) + behind * (size_t)job.in_step + (size_t)step);
+    b[WEIGHTS] = new_buffer(table * (size_t)(height * width));
+    b[SCALE] = new_buffer(table);
+    b[BIAS] = new_buffer(table);
+    b[RESIDUAL] = new_buffer(behind * (size_t)job.residual_step + (size_t)step);
+    b[OUTPUT] = new_buffer(behind * (size_t)job.out_step + (size_t)channels);
+    b[EXPECTED] = copy_buffer(&b[OUTPUT]);
+    job.input = b[INPUT].data - job.kh_begin * job.in_row;
+    job.weights = b[WEIGHTS].data;
+    job.epilogue = random_epilogue(&b[SCALE], &b[BIAS], DN_EPI_RESIDUAL | DN_EPI_HARDSWISH);
+    if (job.epilogue.flags & DN_EPI_RESIDUAL) job.residual = b[RESIDUAL].data;
+    job.output = b[EXPECTED].data;
+    dn_dwconv_f32_ref.run(&job);
+    job.output = b[OUTPUT].data;
+    record->run(&job);
+    char what[80];
+    snprintf(what, sizeof what, "%dx%d, %d channels, %d pixels, flags %u", height, width, channels, pixels, job.epilogue.flags);
+    compare(what, &b[EXPECTED], &b[OUTPUT]);
+    free_buffers(b, BUFFERS);
+}
+
+static void check_dwconv_f32(const dn_dwconv_f32 *record) {
+    for (int i = 0; i < 4 * cases; i++) {
+        special = i % 4 == 3;
+        check_dwconv_case(record);
+    }
+}
+
+/* ---- pointwise_f32 ---- */
+
+enum { AFFINE, MUL, SIGMOID, HARDSIGMOID, LEAKY_RELU, OPERATIONS };
+static const char *const operation_names[] = {"affine", "mul", "sigmoid", "hardsigmoid", "leaky_relu"};
+
+static void run_pointwise(const dn_pointwise_f32 *record, int operation, dn_pixels_f32 *job, float *output, float slope) {
+    const float *x = job->input, *y = job->residual;
+    switch (operation) {
+    case AFFINE:
+        job->output = output;
+        record->affine(job);
+        break;
+    case MUL: record->mul(x, job->in_step, y, job->residual_step, output, job->out_step, job->width, job->channels); break;
+    case SIGMOID: record->sigmoid(x, job->in_step, output, job->out_step, job->width, job->channels); break;
+    case HARDSIGMOID: record->hardsigmoid(x, job->in_step, output, job->out_step, job->width, job->channels); break;
+    case LEAKY_RELU: record->leaky_relu(x, job->in_step, output, job->out_step, job->width, job->channels, slope); break;
+    default: break;
+    }
+}
+
+static void check_pointwise_case(const dn_pointwise_f32 *record, int operation) {
+    int channels = operation == AFFINE ? 4 * between(1, 13) : between(1, 50), width = between(1, 9), step = lanes(channels);
+    bool dense = guard_below(2), broadcast = operation == MUL && guard_below(2);
+    dn_pixels_f32 job = {.width = width, .channels = channels};
+    job.in_step = dense ? channels : step + 4 * guard_below(3);
+    job.out_step = dense ? channels : step + 4 * guard_below(3);
+    job.residual_step = broadcast ? 0 : step;
+    enum { INPUT, SCALE, BIAS, RESIDUAL, OUTPUT, EXPECTED, BUFFERS };
+    buffer b[BUFFERS];
+    size_t table = (size_t)(channels + 15) / 16 * 16, behind = (size_t)(width - 1);
+    b[INPUT] = new_buffer(behind * (size_t)job.in_step + (size_t)channels);
+    if (guard_below(2)) /* sigmoids have long tails */
+        for (size_t i = 0; i < b[INPUT].count; i++) b[INPUT].data[i] *= 100;
+    b[SCALE] = new_buffer(table);
+    b[BIAS] = new_buffer(table);
+    b[RESIDUAL] = new_buffer(behind * (size_t)job.residual_step + (size_t)channels);
+    b[OUTPUT] = new_buffer(behind * (size_t)job.out_step + (size_t)channels);
+    b[EXPECTED] = copy_buffer(&b[OUTPUT]);
+    job.input = b[INPUT].data;
+    job.epilogue = random_epilogue(&b[SCALE], &b[BIAS], DN_EPI_RESIDUAL | DN_EPI_HARDSWISH);
+    if (operation == MUL || job.epilogue.flags & DN_EPI_RESIDUAL) job.residual = b[RESIDUAL].data;
+    float slope = guard_float() * 2;
+    run_pointwise(&dn_pointwise_f32_ref, operation, &job, b[EXPECTED].data, slope);
+    run_pointwise(record, operation, &job, b[OUTPUT].data, slope);
+    char what[80];
+    snprintf(what, sizeof what, "%s, %d channels, %d pixels, flags %u", operation_names[operation], channels, width, job.epilogue.flags);
+    compare(what, &b[EXPECTED], &b[OUTPUT]);
+    free_buffers(b, BUFFERS);
+}
+
+static void check_pointwise_f32(const dn_pointwise_f32 *record) {
+    for (int operation = 0; operation < OPERATIONS; operation++)
+        for (int i = 0; i < 2 * cases; i++) {
+            special = i % 4 == 3;
+            check_pointwise_case(record, operation);
+        }
+}
+
+/* ---- pool_f32 ---- */
+
+static void check_pool_case(const dn_pool_f32 *record, bool average) {
+    int channels = 4 * between(1, 25);
+    dn_window window = {.rows = between(1, 5), .columns = between(1, 5), .channels = channels};
+    window.in_tap = channels + 4 * guard_below(3);
+    window.in_row = 4 * guard_below(300);
+    enum { INPUT, OUTPUT, EXPECTED, BUFFERS };
+    buffer b[BUFFERS];
+    b[INPUT] = new_buffer((size_t)((window.rows - 1) * window.in_row + (window.columns - 1) * window.in_tap + channels));
+    b[OUTPUT] = new_buffer((size_t)channels);
+    b[EXPECTED] = copy_buffer(&b[OUTPUT]);
+    window.input = b[INPUT].data;
+    if (average) {
+        float factor = guard_float();
+        dn_pool_f32_ref.avg(&window, b[EXPECTED].data, factor);
+        record->avg(&window, b[OUTPUT].data, factor);
+    } else {
+        dn_pool_f32_ref.max(&window, b[EXPECTED].data);
+        record->max(&window, b[OUTPUT].data);
+    }
+    char what[80];
+    snprintf(what, sizeof what, "%s %dx%d, %d channels", average ? "avg" : "max", window.rows, window.columns, channels);
+    compare(what, &b[EXPECTED], &b[OUTPUT]);
+    free_buffers(b, BUFFERS);
+}
+
+static void check_pool_f32(const dn_pool_f32 *record) {
+    for (int i = 0; i < 4 * cases; i++) {
+        special = i % 4 >= 2;
+        check_pool_case(record, i % 2);
+    }
+}
+
+/* ---- convgrad_f32 ---- */
+
+/* One channel, one panel at a time, through the smallest tile of `ref`. */
+static void convgrad_by_ones(const dn_convgrad_f32_job *job, int nr) {
+    const dn_convgrad_f32_variant *narrow = &dn_convgrad_f32_ref.variants[0];
+    for (size_t v = 0; v < dn_convgrad_f32_ref.variant_count; v++)
+        if (dn_convgrad_f32_ref.variants[v].nr == 1) narrow = &dn_convgrad_f32_ref.variants[v];
+    for (int c = 0; c < job->channels; c++)
+        for (int j = 0; j < nr; j++) {
+            dn_convgrad_f32_job part = *job;
+            part.x += c;
+            part.dy += 16 * j;
+            part.dw += 16 * c + (ptrdiff_t)((size_t)j * job->panel_stride);
+            part.channels = 1;
+            part.last = j == nr - 1 ? job->last : 16;
+            narrow->run(&part);
+        }
+}
+
+static void check_convgrad_variant(const dn_convgrad_f32_variant *variant) {
+    int nr = variant->nr, last = between(1, 16), channels = between(1, variant->mr), outputs = 16 * (nr - 1) + last;
+    dn_convgrad_f32_job job = {.rows = between(1, 4), .columns = between(1, 7), .channels = channels, .last = last};
+    job.panel_stride = (size_t)(16 * between(channels, channels + 3));
+    job.x_step = 4 * guard_below(9);
+    job.x_row = 4 * guard_below(99);
+    job.dy_step = 4 * guard_below(9);
+    job.dy_row = 4 * guard_below(99);
+    enum { X, DY, DW, EXPECTED, BUFFERS };
+    buffer b[BUFFERS];
+    size_t down = (size_t)(job.rows - 1), across = (size_t)(job.columns - 1);
+    b[X] = new_buffer(down * (size_t)job.x_row + across * (size_t)job.x_step + (size_t)channels);
+    b[DY] = new_buffer(down * (size_t)job.dy_row + across * (size_t)job.dy_step + (size_t)outputs);
+    b[DW] = new_buffer((size_t)(nr - 1) * job.panel_stride + (size_t)channels * 16);
+    b[EXPECTED] = copy_buffer(&b[DW]);
+    job.x = b[X].data;
+    job.dy = b[DY].data;
+    job.dw = b[EXPECTED].data;
+    convgrad_by_ones(&job, nr);
+    job.dw = b[DW].data;
+    variant->run(&job);
+    char what[80];
+    snprintf(what, sizeof what, "%dx%d, %d channels, last %d", variant->mr, nr, channels, last);
+    compare(what, &b[EXPECTED], &b[DW]);
+    free_buffers(b, BUFFERS);
+}
+
+static void check_convgrad_f32(const dn_convgrad_f32 *record) {
+    for (size_t v = 0; v < record->variant_count; v++)
+        for (int i = 0; i < 3 * cases; i++) {
+            special = i % 4 == 3;
+            check_convgrad_variant(&record->variants[v]);
+        }
+}
+
+/* ---- all of kernels.inc ---- */
+
+/* The sigmoid is the one approximation: `ref` itself is held against libm. */
+static void check_sigmoid_accuracy(void) {
+    kernel = "pointwise_f32 ref";
+    for (int i = -8600; i <= 8600; i++) {
+        float x = (float)i * 0.01f, found;
+        dn_pointwise_f32_ref.sigmoid(&x, 4, &found, 4, 1, 1);
+        double expected = 1 / (1 + exp(-(double)x));
+        CHECK(fabs(found - expected) <= 2.5e-7 * expected, "%s: sigmoid(%g) is %g", kernel, (double)x, (double)found);
+    }
+}
+
+#define check_conv_s8(record) ((void)(record))
+#define check_dwconv_s8(record) ((void)(record))
+#define check_pointwise_u8(record) ((void)(record))
+#define check_pool_u8(record) ((void)(record))
+
+int main(int argc, char **argv) {
+    guard_state = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
+    if (argc > 2) cases = atoi(argv[2]);
+    printf("seed %llu, %d cases\n", (unsigned long long)guard_state, cases);
+    unsigned features = dn_cpu_detect();
+    check_sigmoid_accuracy();
+#define DN_KERNEL(slot, isa, needed)                             \
+    if ((features & (unsigned)(needed)) == (unsigned)(needed)) { \
+        kernel = #slot " " #isa;                                 \
+        if (strstr(kernel, "f32")) printf("%s\n", kernel);      \
+        check_##slot(&dn_##slot##_##isa);                        \
+    }
+#include "kernels/kernels.inc"
+#undef DN_KERNEL
+    return guard_finish("check_kernels_f32");
+}
