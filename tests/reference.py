@@ -28,7 +28,8 @@ Where the specification leaves an order of operations or a case open, this file 
 7.  In a fused add the residual is the other input, whichever side of the add it stands on. Where both inputs end
     convolution chains, the higher tensor number fuses. An add of a tensor to itself does not fuse (the tensor has two
     consumers). The network's output counts as a consumer.
-8.  dropout, identity, flatten between a convolution and an activation end the chain: they are ops of their own.
+8.  A chain does not cross the border of a block, for the block may be dropped. dropout, identity, flatten between a
+    convolution and an activation end the chain: they are ops of their own.
 9.  The chain (convolution or linear, batch norm, add) that makes the network's output writes float32 ``v`` without
     clamp and rounding, with ``s`` and ``b`` in real units. Any other output is dequantised: ``float32(q - zp) * s``.
 10. Average pools divide by the pixels inside the image; ``fma(sum, float32(s_in / (n * s_out)), float32(zp_out - zp_in
@@ -78,6 +79,10 @@ NEVER_NEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid")
 FUSED_ACTIVATIONS = ("relu", "relu6", "hardswish")
 PLAIN: Node = {"stride": (1, 1), "pad": (0, 0, 0, 0), "dilation": (1, 1)}  # how a linear layer convolves
 TABLE_ACTIVATIONS = ("leaky_relu", "sigmoid", "hardsigmoid")
+
+
+class UnspecifiedError(Exception):
+    """The specification does not say what this network computes."""
 
 
 # ---- arithmetic ----
@@ -338,7 +343,7 @@ class Network:
             for k in free:
                 self.lead[k] = free[0]
             if free:
-                self.unit[free[0]] = self.full[free[0]] // self.groups
+                self.unit[free[0]] = max(1, self.full[free[0]] // self.groups)
 
     def active(self, leaders: dict[int, int]) -> list[int]:
         """Active channels of every space, given those of the leading elastic ones."""
@@ -359,9 +364,12 @@ class Network:
 
         def only_consumer(tensor: int, ops: tuple[str, ...]) -> int | None:
             users = self.consumers[tensor]
-            if len(users) == 1 and users[0] >= 0 and self.nodes[users[0]]["op"] in ops:
-                return users[0]
-            return None
+            if len(users) != 1 or users[0] < 0 or self.nodes[users[0]]["op"] not in ops:
+                return None
+            same_block = all(self.nodes[tensor][key] == self.nodes[users[0]][key] for key in ("stage", "block"))
+            return (
+                users[0] if same_block or self.nodes[tensor]["stage"] == self.nodes[users[0]]["stage"] == -1 else None
+            )
 
         for number in range(len(self.nodes)):
             if self.quantised_head(number):
@@ -641,6 +649,8 @@ class _Int8:
             codes = [w[..., m].sum((1, 2, 3)) for m in members]
             steps = [s_in[m[0]] * s_w for m in members]
         else:
+            if groups == 1 and len(set(s_in.tolist())) > 1:
+                raise UnspecifiedError("a convolution reads several channel groups at once")
             per_output = s_in[:1] if groups == 1 else np.repeat(s_in[:: w.shape[3]], len(kept) // groups)
             sums = [convolve(x, w, node, groups, zero)]
             codes = [w.sum((1, 2, 3))]
@@ -674,7 +684,8 @@ class _Int8:
             self.logits = v
             return
 
-        assert len(sums) == 1
+        if len(sums) > 1:
+            raise UnspecifiedError("a layer with integer output reads several channel groups")
         s_out, zero_out = self.out_scale(tail, real), bound.zero(tail)
         unit = np.ones(len(kept)) if activation == "hardswish" else s_out
         s = steps[0] * factor / unit
