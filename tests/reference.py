@@ -30,8 +30,9 @@ Where the specification leaves an order of operations or a case open, this file 
     consumers). The network's output counts as a consumer.
 8.  A chain does not cross the border of a block, for the block may be dropped. dropout, identity, flatten between a
     convolution and an activation end the chain: they are ops of their own.
-9.  The chain (convolution or linear, batch norm, add) that makes the network's output writes float32 ``v`` without
-    clamp and rounding, with ``s`` and ``b`` in real units. Any other output is dequantised: ``float32(q - zp) * s``.
+9.  The chain (convolution or linear, batch norm, add) that makes the network's output, directly or through identity,
+    dropout and flatten, writes float32 ``v`` without clamp and rounding, with ``s`` and ``b`` in real units. Any other
+    output is dequantised: ``float32(q - zp) * s``.
 10. Average pools divide by the pixels inside the image; ``fma(sum, float32(s_in / (n * s_out)), float32(zp_out - zp_in
     * s_in / s_out))``. adaptive_avg_pool windows run from ``floor(i * size / out)`` to ``ceil((i + 1) * size / out)``.
     max_pool ignores padding.
@@ -76,6 +77,7 @@ DEFAULTS: Node = {
 }
 SHARES_SCALE = ("max_pool", "flatten", "dropout", "identity", "pad", "shortcut")
 NEVER_NEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid")
+PASSES = ("identity", "dropout", "flatten")
 FUSED_ACTIVATIONS = ("relu", "relu6", "hardswish")
 PLAIN: Node = {"stride": (1, 1), "pad": (0, 0, 0, 0), "dilation": (1, 1)}  # how a linear layer convolves
 TABLE_ACTIVATIONS = ("leaky_relu", "sigmoid", "hardsigmoid")
@@ -206,6 +208,11 @@ class Network:
                 self.consumers[source].append(number)
         self.consumers[self.output].append(-1)
         self.chains = self._fuse()
+        self.float_tail = self.output  # the tensor that is written as float logits, if a chain makes it
+        while len(self.consumers[self.float_tail]) == 1 and self.nodes[self.float_tail]["op"] in PASSES:
+            self.float_tail = self.nodes[self.float_tail]["inputs"][0]
+        if len(self.consumers[self.float_tail]) > 1:
+            self.float_tail = -1
 
     # -- shapes
 
@@ -671,7 +678,7 @@ class _Int8:
         if activation is not None:
             real = activate(activation, real)
 
-        if tail == net.output and activation is None and net.consumers[tail] == [-1]:
+        if tail == net.float_tail and activation is None:
             s = [step * factor for step in steps]
             b = offset - sum(zero * c * each for c, each in zip(codes, s, strict=True))
             if residual is not None:
@@ -774,7 +781,7 @@ class _Int8:
         for parts in net.chains.values():
             inside |= {v for k, v in parts.items() if k != "residual" and v is not None}
         for number, node in enumerate(net.nodes):
-            if self.bound.skip[number]:
+            if self.bound.skip[number] or self.logits is not None:
                 continue
             if node["op"] == "input":
                 if self.chooser is not None:
