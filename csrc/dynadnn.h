@@ -177,9 +177,10 @@ size_t dn_engine_arena_bytes(const dn_engine *engine);
  * threads. profile_ns (may be NULL): [dn_point_steps] nanoseconds added per step. */
 dn_status dn_engine_run(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, int64_t *profile_ns,
                         const dn_poll *poll, dn_error *err);
-/* Runs n images and copies the values of one node's tensor, dequantised, as float32 [n][h][w][active channels]; `expected` is h * w * active channels. DN_EINVAL if it is not, or if
- * fusion leaves that tensor without memory. */
-dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, int32_t node, float *output, size_t expected, dn_error *err);
+/* Height, width and active channels of a node's tensor at a point: DN_EINVAL if fusion leaves it without memory. */
+dn_status dn_point_shape(const dn_point *point, int32_t node, int32_t shape[3], dn_error *err);
+/* Runs n images and copies the values of one node's tensor, dequantised, as float32 [n][shape]. */
+dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, int32_t node, float *output, dn_error *err);
 
 typedef struct dn_step_info {
     char kernel[64];    /* family, ISA and tile, e.g. "conv_s8 avx2 6x16" */

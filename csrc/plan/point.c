@@ -39,10 +39,19 @@ static dn_status check_scales(const dn_binding *b, dn_error *err) {
     return DN_OK;
 }
 
+/* Kernels read channels in steps of 4: a cut inside a step would meet weights of channels that are switched off. */
+static dn_status check_widths(const dn_plan *plan, const dn_subnet *subnet, dn_error *err) {
+    for (int32_t s = 0; plan->has_int8 && s < plan->graph->space_count; s++)
+        if (subnet->active[s] % 4 && subnet->active[s] != plan->graph->spaces[s].full)
+            return dn_fail(err, DN_EPOINT, "space %d: %d active channels of %d: int8 needs a multiple of 4, or all", s, subnet->active[s], plan->graph->spaces[s].full);
+    return DN_OK;
+}
+
 dn_status dn_binding_begin(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
     const size_t nodes = (size_t)plan->graph->count;
     *b = (dn_binding){.plan = plan, .subnet = subnet, .tables = tables};
     DN_TRY(dn_graph_check_subnet(plan->graph, subnet, err));
+    DN_TRY(check_widths(plan, subnet, err));
     DN_TRY(DN_NEW(&b->alias, nodes * 6, err));
     b->root = b->alias + nodes;
     b->first = b->root + nodes;

@@ -178,16 +178,30 @@ static void copy_map(const dn_run_context *run, const dn_step *step, float *outp
         }
 }
 
-dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, int32_t node, float *output,
-                               size_t expected, dn_error *err) {
+static dn_status find_step(const dn_point *point, int32_t node, const dn_step **step, dn_error *err) {
+    const dn_graph *graph = point->plan->graph;
+    if (node < 0 || node >= graph->count) return dn_fail(err, DN_EINVAL, "there is no node %d", node);
+    int32_t number = step_of(point, node);
+    if (number < 0) return dn_fail(err, DN_EINVAL, "%s has no values of its own: it is computed together with the node after it, or dropped", graph->nodes[node].name);
+    *step = &point->steps[number];
+    if ((*step)->out.pixel == (int32_t)dn_round_up((size_t)(*step)->out.channels, 4)) return DN_OK;
+    return dn_fail(err, DN_EUNSUPPORTED, "%s is a concatenation of odd parts", graph->nodes[node].name);
+}
+
+dn_status dn_point_shape(const dn_point *point, int32_t node, int32_t shape[3], dn_error *err) {
+    const dn_step *step = NULL;
+    DN_TRY(find_step(point, node, &step, err));
+    shape[0] = step->out.height;
+    shape[1] = step->out.width;
+    shape[2] = step->out.channels;
+    return DN_OK;
+}
+
+dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, int32_t node, float *output, dn_error *err) {
+    const dn_step *step = NULL;
     DN_TRY(check_run(engine, point, dtype, 1, err));
-    if (node < 0 || node >= engine->plan->graph->count) return dn_fail(err, DN_EINVAL, "there is no node %d", node);
-    int32_t last = step_of(point, node);
-    if (last < 0) return dn_fail(err, DN_EINVAL, "%s has no values of its own: it is computed together with the node after it, or dropped", engine->plan->graph->nodes[node].name);
-    const dn_step *step = &point->steps[last];
-    if (step->out.pixel != (int32_t)dn_round_up((size_t)step->out.channels, 4)) return dn_fail(err, DN_EUNSUPPORTED, "%s is a concatenation of odd parts", engine->plan->graph->nodes[node].name);
+    DN_TRY(find_step(point, node, &step, err));
     size_t values = (size_t)step->out.height * (size_t)step->out.width * (size_t)step->out.channels;
-    if (values != expected) return dn_fail(err, DN_EINVAL, "%s has %zu values per image at this point, not %zu", engine->plan->graph->nodes[node].name, values, expected);
     dn_fpenv saved = dn_fpenv_enter();
     batch b;
     describe_batch(&b, engine, point, input, dtype, NULL, 1);
@@ -198,7 +212,7 @@ dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const v
         run.arena = run.target = engine->memory;
         run.scratch = run.arena + dn_round_up(point->arena_bytes + 64, 64);
         run.input = (const uint8_t *)input + i * b.image_bytes;
-        for (int32_t k = 0; k <= last; k++) dn_run_step(&run, &point->steps[k]);
+        for (const dn_step *k = point->steps; k <= step; k++) dn_run_step(&run, k);
         copy_map(&run, step, output + i * values);
     }
     pthread_mutex_unlock(&engine->lock);

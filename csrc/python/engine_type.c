@@ -181,24 +181,25 @@ static PyObject *engine_profile(PyObject *object, PyObject *args) {
     return (PyObject *)times;
 }
 
-/* Values of one node: (n, h, w, active channels), the last taken from the point's own map. */
 static PyObject *engine_activation(PyObject *object, PyObject *args) {
     engine_object *self = (engine_object *)object;
     module_state *state = dn_py_state(object);
     PyObject *x, *point;
-    int node, height, width, channels;
-    if (!PyArg_ParseTuple(args, "OOi(iii):activation", &x, &point, &node, &height, &width, &channels)) return NULL;
+    int node;
+    int32_t size[3];
+    dn_error err = {0};
+    if (!PyArg_ParseTuple(args, "OOi:activation", &x, &point, &node)) return NULL;
     dn_point *bound = dn_py_point(point, state);
-    PyArrayObject *images = bound ? images_of(self, x) : NULL;
-    npy_intp shape[4] = {images ? PyArray_DIM(images, 0) : 0, height, width, channels};
+    if (!bound) return NULL;
+    dn_status status = dn_point_shape(bound, node, size, &err);
+    if (status != DN_OK) return dn_py_raise(state, status, &err);
+    PyArrayObject *images = images_of(self, x);
+    npy_intp shape[4] = {images ? PyArray_DIM(images, 0) : 0, size[0], size[1], size[2]};
     PyArrayObject *values = images ? (PyArrayObject *)PyArray_SimpleNew(4, shape, NPY_FLOAT32) : NULL;
     if (values) {
-        dn_error err = {0};
         dn_dtype dtype = PyArray_TYPE(images) == NPY_UINT8 ? DN_U8 : DN_F32;
-        dn_status status;
-        size_t expected = (size_t)height * (size_t)width * (size_t)channels;
         Py_BEGIN_ALLOW_THREADS
-        status = dn_engine_activation(self->engine, bound, PyArray_DATA(images), dtype, (size_t)shape[0], node, PyArray_DATA(values), expected, &err);
+        status = dn_engine_activation(self->engine, bound, PyArray_DATA(images), dtype, (size_t)shape[0], node, PyArray_DATA(values), &err);
         Py_END_ALLOW_THREADS
         if (status != DN_OK) {
             dn_py_raise(state, status, &err);
@@ -214,7 +215,7 @@ static PyObject *get_arena_bytes(PyObject *object, void *unused) { return (void)
 static PyMethodDef methods[] = {
     {"select", engine_select, METH_O, "select($self, point, /)\n--\n\nMake this the point that calls use; a running call finishes at its own."},
     {"profile_steps", engine_profile, METH_VARARGS, "profile_steps($self, x, point, repeats=1, /)\n--\n\nNanoseconds per step, summed over images and repeats."},
-    {"activation", engine_activation, METH_VARARGS, "activation($self, x, point, node, shape, /)\n--\n\nValues of one node's tensor, float32 (n, h, w, c) with shape = (h, w, c)."},
+    {"activation", engine_activation, METH_VARARGS, "activation($self, x, point, node, /)\n--\n\nValues of one node's tensor, float32 (n, h, w, active channels)."},
     {NULL, NULL, 0, NULL},
 };
 static PyMemberDef members[] = {
