@@ -285,8 +285,7 @@ def random_subnet(net: Network, rng: Any, offered: list[int], stages: list[tuple
     leaders = {}
     for k in range(len(net.full)):
         if net.elastic[k] and net.lead[k] == k:
-            full = net.full[k]
-            unit = net.unit[k] if rng.random() < 0.2 else math.lcm(4, net.unit[k])
+            unit, full = math.lcm(4, net.unit[k]), net.full[k]  # integer kernels take four channels at a time
             options = sorted({*range(unit, full + 1, unit), full})
             leaders[k] = int(rng.choice(options))
     bits = [int(rng.choice(offered)) for _ in net.nodes]

@@ -23,13 +23,13 @@ Where the specification leaves an order of operations or a case open, this file 
     double; hardsigmoid is ``min(max(x / 6 + 1/2, 0), 1)``.
 5.  hardswish with a residual: the residual is added, in real units (``rs = s_res``), before the activation; ``1/6``
     and ``1/s_out`` are correctly rounded float32.
-6.  A stand-alone add takes its first input as the accumulator and its second as the residual. Stand-alone batch norm:
-    ``s = g * s_in / s_out`` as in 1 with ``s_w = 1`` and one "weight" of 1, so ``b`` holds ``- zp_in * s``.
+6.  A batch norm or an add that no convolution takes in takes the activation behind it in, but a batch norm no add.
+    Such an add has its first input as the accumulator and its second as the residual; such a batch norm has ``s = g *
+    s_in / s_out``, as in 1 with ``s_w = 1`` and one "weight" of 1, so ``b`` holds ``- zp_in * s``.
 7.  In a fused add the residual is the other input, whichever side of the add it stands on. Where both inputs end
     convolution chains, the higher tensor number fuses. An add of a tensor to itself does not fuse (the tensor has two
     consumers). The network's output counts as a consumer.
-8.  A chain does not cross the border of a block, for the block may be dropped. dropout, identity, flatten between a
-    convolution and an activation end the chain: they are ops of their own.
+8.  A chain does not cross the border of a block, for the block may be dropped. It looks through dropout and identity.
 9.  The chain (convolution or linear, batch norm, add) that makes the network's output, directly or through identity,
     dropout and flatten, writes float32 ``v`` without clamp and rounding, with ``s`` and ``b`` in real units. Any other
     output is dequantised: ``float32(q - zp) * s``.
@@ -49,6 +49,7 @@ Where the specification leaves an order of operations or a case open, this file 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -365,35 +366,56 @@ class Network:
     def quantised_head(self, number: int) -> bool:
         return self.nodes[number]["op"] in ("conv2d", "linear")
 
-    def _fuse(self) -> dict[int, dict[str, int | None]]:
-        """Map the last tensor of every convolution chain to its parts."""
-        chains: dict[int, dict[str, int | None]] = {}
-
-        def only_consumer(tensor: int, ops: tuple[str, ...]) -> int | None:
+    def _follow(self, tensor: int, ops: tuple[str, ...]) -> int | None:
+        """The only reader of a tensor, behind ops that only pass values on, if it is one of `ops` in the same block."""
+        while True:
             users = self.consumers[tensor]
-            if len(users) != 1 or users[0] < 0 or self.nodes[users[0]]["op"] not in ops:
+            if len(users) != 1 or users[0] < 0:
                 return None
-            same_block = all(self.nodes[tensor][key] == self.nodes[users[0]][key] for key in ("stage", "block"))
-            return (
-                users[0] if same_block or self.nodes[tensor]["stage"] == self.nodes[users[0]]["stage"] == -1 else None
+            here, there = (
+                self.nodes[n]["stage"] >= 0 and (self.nodes[n]["stage"], self.nodes[n]["block"])
+                for n in (tensor, users[0])
             )
+            if here != there:
+                return None
+            if self.nodes[users[0]]["op"] in ops:
+                return users[0]
+            if self.nodes[users[0]]["op"] not in ("identity", "dropout"):
+                return None
+            tensor = users[0]
 
-        for number in range(len(self.nodes)):
-            if self.quantised_head(number):
-                norm = only_consumer(number, ("batchnorm",))
+    def _fuse(self) -> dict[int, dict[str, int | None]]:
+        """Map the last tensor of every chain to its parts; head is None where no convolution begins it."""
+        chains: dict[int, dict[str, int | None]] = {}
+        fused_adds = set()
+        for number, node in enumerate(self.nodes):
+            if node["op"] in ("conv2d", "linear"):
+                norm = self._follow(number, ("batchnorm",))
                 tail = number if norm is None else norm
                 chains[tail] = {"head": number, "norm": norm, "add": None, "residual": None, "activation": None}
+        behind = {tail: self._follow(tail, ("add",)) for tail in chains}
         for number, node in enumerate(self.nodes):
-            if node["op"] == "add":
-                ends = [i for i in node["inputs"] if i in chains and only_consumer(i, ("add",)) == number]
-                if ends:
-                    tail = max(ends)
-                    chain = chains.pop(tail)
-                    first, second = node["inputs"]
-                    chain |= {"add": number, "residual": second if tail == first else first}
-                    chains[number] = chain
+            tails = [tail for tail, add in behind.items() if add == number]
+            if node["op"] == "add" and tails:
+                tail = max(tails)
+                chain = chains.pop(tail)
+                first = node["inputs"][0]
+                while first != tail and self.nodes[first]["op"] in ("identity", "dropout"):
+                    first = self.nodes[first]["inputs"][0]
+                residual = node["inputs"][1 if first == tail else 0]
+                chains[number] = chain | {"add": number, "residual": residual}
+                fused_adds.add(number)
+        norms = {chain["norm"] for chain in chains.values()}
+        for number, node in enumerate(self.nodes):
+            if (node["op"] == "add" and number not in fused_adds) or (
+                node["op"] == "batchnorm" and number not in norms
+            ):
+                key = "add" if node["op"] == "add" else "norm"
+                residual = node["inputs"][1] if key == "add" else None
+                chains[number] = {"head": None, "norm": None, "add": None, "activation": None}
+                chains[number] |= {key: number, "residual": residual}
         for tail in list(chains):
-            activation = only_consumer(tail, FUSED_ACTIVATIONS)
+            activation = self._follow(tail, FUSED_ACTIVATIONS)
             if activation is not None:
                 chains[activation] = chains.pop(tail) | {"activation": activation}
         return chains
@@ -635,7 +657,9 @@ class _Int8:
     def chain(self, tail: int, parts: dict[str, int | None]) -> None:
         bound, net = self.bound, self.net
         head = parts["head"]
-        assert head is not None
+        if head is None:
+            self.affine(tail, parts)
+            return
         node, p = dict(net.nodes[head]), self.params[head]
         kept = bound.kept[head]
         bits = 8 if bound.subnet.bits is None else bound.subnet.bits[head]
@@ -693,19 +717,52 @@ class _Int8:
 
         if len(sums) > 1:
             raise UnspecifiedError("a layer with integer output reads several channel groups")
-        s_out, zero_out = self.out_scale(tail, real), bound.zero(tail)
-        unit = np.ones(len(kept)) if activation == "hardswish" else s_out
-        s = steps[0] * factor / unit
-        b = offset / unit - zero * codes[0] * s
-        rs = None
+        self.write(tail, activation, real, sums[0], steps[0] * factor, offset, zero * codes[0], parts["residual"])
+
+    def affine(self, tail: int, parts: dict[str, int | None]) -> None:
+        """A batch norm or an add that no convolution takes in, and the activation behind it."""
+        first = parts["norm"] if parts["norm"] is not None else parts["add"]
+        assert first is not None
+        source = self.net.nodes[first]["inputs"][0]
+        q, zero, s_in = self.read(source)
+        real = self.real(source)
+        factor, shift = np.ones(len(s_in)), np.zeros(len(s_in))
+        if parts["norm"] is not None:
+            factor, shift = self.norm(parts["norm"], real)
+        real = real * factor + shift
+        if parts["residual"] is not None:
+            real = real + self.real(parts["residual"])
+        activation = None if parts["activation"] is None else self.net.nodes[parts["activation"]]["op"]
+        if activation is not None:
+            real = activate(activation, real)
+        self.write(tail, activation, real, q, s_in * factor, shift, np.full(len(s_in), zero), parts["residual"])
+
+    def write(
+        self,
+        tail: int,
+        activation: str | None,
+        real: Any,
+        acc: Any,
+        step: Any,
+        offset: Any,
+        compensation: Any,
+        residual: int | None,
+    ) -> None:
+        """The epilogue: acc counts `step` real units each, of which `compensation` counts stand for zero."""
+        s_out, zero_out = self.out_scale(tail, real), self.bound.zero(tail)
+        unit = np.ones(len(s_out)) if activation == "hardswish" else s_out
+        s = step / unit
+        b = offset / unit - compensation * s
+        r = rs = None
         if residual is not None:
+            r, zero_res, s_res = self.read(residual)
             b = b - zero_res * s_res / unit
             rs = s_res / unit
         if activation == "hardswish":
-            self.codes[tail] = epilogue(sums[0], s, b, residual, rs, (1 / s_out, zero_out))
+            self.codes[tail] = epilogue(acc, s, b, r, rs, (1 / s_out, zero_out))
             return
         hi = np.minimum(255, np.rint(6 / s_out)) if activation == "relu6" else 255
-        self.codes[tail] = epilogue(sums[0], s, b + zero_out, residual, rs, None, 0, hi)
+        self.codes[tail] = epilogue(acc, s, b + zero_out, r, rs, None, 0, hi)
 
     def alone(self, number: int) -> None:
         bound, net = self.bound, self.net
@@ -716,26 +773,10 @@ class _Int8:
             self.codes[number] = rearrange(bound, number, q, zero)
             return
         q, zero, s_in = self.read(node["inputs"][0])
-        if op == "batchnorm":
-            real = self.real(node["inputs"][0])
-            factor, shift = self.norm(number, real)
-            s_out, zero_out = self.out_scale(number, real * factor + shift), bound.zero(number)
-            s = factor * s_in / s_out
-            self.codes[number] = epilogue(q, s, shift / s_out + zero_out - zero * s)
-        elif op == "add":
-            r, zero_res, s_res = self.read(node["inputs"][1])
-            real = self.real(node["inputs"][0]) + self.real(node["inputs"][1])
-            s_out, zero_out = self.out_scale(number, real), bound.zero(number)
-            b = zero_out - zero * s_in / s_out - zero_res * s_res / s_out
-            self.codes[number] = epilogue(q, s_in / s_out, b, r, s_res / s_out)
-        elif op in FUSED_ACTIVATIONS:
-            s_out = self.out_scale(number, activate(op, self.real(node["inputs"][0])))
-            zero_out = bound.zero(number)
-            if op == "hardswish":
-                self.codes[number] = epilogue(q, s_in, -zero * s_in, hardswish=(1 / s_out, zero_out))
-            else:
-                hi = np.minimum(255, np.rint(6 / s_out)) if op == "relu6" else 255
-                self.codes[number] = epilogue(q, s_in / s_out, zero_out - zero * s_in / s_out, lo=0, hi=hi)
+        if op in FUSED_ACTIVATIONS:
+            real = activate(op, self.real(node["inputs"][0]))
+            none = np.zeros(len(s_in))
+            self.write(number, op, real, q, s_in, none, none + zero, None)
         elif op in TABLE_ACTIVATIONS:
             slope = float(F32(node["value"]))
             s_out = self.out_scale(number, activate(op, self.real(node["inputs"][0]), slope))
@@ -779,7 +820,11 @@ class _Int8:
         net = self.net
         inside = set()
         for parts in net.chains.values():
-            inside |= {v for k, v in parts.items() if k != "residual" and v is not None}
+            along = [v for k, v in parts.items() if k != "residual" and v is not None]
+            for number, following in itertools.pairwise(along):
+                while number != following:
+                    inside.add(number)
+                    number = net.consumers[number][0]
         for number, node in enumerate(net.nodes):
             if self.bound.skip[number] or self.logits is not None:
                 continue
@@ -791,7 +836,7 @@ class _Int8:
                         real = np.stack([input_table[c][x[..., c]] for c in range(x.shape[-1])], -1)
                     self.out_scale(0, real)
                 self.codes[0] = quantize_input(x, self.bound.scale(0, self.tables), input_table)
-            elif number in net.chains:
+            elif number in net.chains and number not in inside:
                 self.chain(number, net.chains[number])
             elif number not in inside:
                 self.alone(number)
