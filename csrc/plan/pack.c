@@ -138,6 +138,7 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
         if (op->int8) DN_TRY(check_accumulator(plan, op, params[op->node].codes, err));
         DN_TRY(place(plan, op, &plan->blob_bytes, err));
     }
+    plan->blob_bytes += 64; /* depthwise kernels read whole panels, also from the middle of the last one */
     DN_TRY(DN_NEW(&plan->blob, plan->blob_bytes, err));
     for (int32_t k = 0; k < plan->op_count; k++) {
         const dn_plan_op *op = &plan->ops[k];

@@ -11,9 +11,8 @@ typedef struct rows {
     int32_t items;
 } rows;
 
-static dn_epilogue epilogue_of(const dn_run_context *run, const dn_step *step, int32_t group) {
-    const dn_scalars *s = (const dn_scalars *)(const void *)(run->point->tables + step->scalars) + group;
-    const float *scale = (const float *)(const void *)(run->point->tables + step->table) + s->begin;
+static dn_epilogue epilogue_of(const dn_run_context *run, const dn_step *step, const dn_scalars *s, int32_t begin) {
+    const float *scale = (const float *)(const void *)(run->point->tables + step->table) + begin;
     return (dn_epilogue){.scale = scale, .bias = scale + dn_round_up(step->table_channels, PANEL) + PANEL, .residual_scale = s->residual_scale, .lo = s->lo, .hi = s->hi,
                          .out_scale = s->out_scale, .out_zero = s->out_zero, .flags = step->flags};
 }
@@ -25,7 +24,8 @@ static void clip_rows(const dn_node *node, const dn_map *in, int32_t top, int32_
     while (*end > *begin && top + (*end - 1) * node->dilation_h >= in->height + in->bottom) --*end;
 }
 
-static void run_row(const rows *r, int32_t y) {
+/* Channels [begin, begin + count) of one output row. */
+static void run_channels(const rows *r, int32_t y, const dn_scalars *s, int32_t begin, int32_t count) {
     const dn_run_context *run = r->run;
     const dn_step *step = r->step;
     const dn_plan_op *op = &run->plan->ops[step->op];
@@ -35,25 +35,33 @@ static void run_row(const rows *r, int32_t y) {
     const uint8_t *in = dn_map_at(run->arena, &step->in, top, -node->pad_left), *residual = step->has_second ? dn_map_at(run->arena, &step->second, y, 0) : NULL;
     uint8_t *out = dn_map_at(run->target, &step->out, y, 0);
     const uint8_t *weights = run->plan->blob + op->weight_offset;
-    for (int32_t g = 0; g < step->groups; g++) {
-        dn_epilogue epilogue = epilogue_of(run, step, g);
-        const dn_scalars *s = (const dn_scalars *)(const void *)(run->point->tables + step->scalars) + g;
-        size_t skip = (size_t)s->begin / PANEL * (size_t)(node->kernel_h * node->kernel_w) * PANEL;
-        if (op->int8) {
-            run->plan->kernels.dwconv_s8->run(&(dn_dwconv_s8_job){
-                .input = in + s->begin, .weights = (const int8_t *)weights + skip, .output = out + s->begin, .residual = residual ? residual + s->begin : NULL,
-                .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
-                .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
-                .width = node->width, .channels = s->count, .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = epilogue});
-        } else {
-            run->plan->kernels.dwconv_f32->run(&(dn_dwconv_f32_job){
-                .input = (const float *)(const void *)in + s->begin, .weights = (const float *)(const void *)weights + skip, .output = (float *)(void *)out + s->begin,
-                .residual = residual ? (const float *)(const void *)residual + s->begin : NULL,
-                .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
-                .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
-                .width = node->width, .channels = s->count, .epilogue = epilogue});
-        }
+    size_t skip = (size_t)(begin / PANEL * node->kernel_h * node->kernel_w * PANEL + begin % PANEL);
+    dn_epilogue epilogue = epilogue_of(run, step, s, begin);
+    if (op->int8) {
+        run->plan->kernels.dwconv_s8->run(&(dn_dwconv_s8_job){
+            .input = in + begin, .weights = (const int8_t *)weights + skip, .output = out + begin, .residual = residual ? residual + begin : NULL,
+            .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
+            .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
+            .width = node->width, .channels = count, .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = epilogue});
+    } else {
+        run->plan->kernels.dwconv_f32->run(&(dn_dwconv_f32_job){
+            .input = (const float *)(const void *)in + begin, .weights = (const float *)(const void *)weights + skip, .output = (float *)(void *)out + begin,
+            .residual = residual ? (const float *)(const void *)residual + begin : NULL,
+            .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
+            .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
+            .width = node->width, .channels = count, .epilogue = epilogue});
     }
+}
+
+/* Group by group; a group that begins inside a panel is cut at the panel's end. */
+static void run_row(const rows *r, int32_t y) {
+    const dn_scalars *scalars = (const dn_scalars *)(const void *)(r->run->point->tables + r->step->scalars);
+    for (const dn_scalars *s = scalars; s < scalars + r->step->groups; s++)
+        for (int32_t begin = s->begin, end = s->begin + s->count, stop; begin < end; begin = stop) {
+            stop = begin % PANEL ? (begin / PANEL + 1) * PANEL : end;
+            if (stop > end) stop = end;
+            run_channels(r, y, s, begin, stop - begin);
+        }
 }
 
 static void run_item(void *context, size_t item, int worker) {

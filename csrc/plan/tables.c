@@ -72,6 +72,7 @@ static double zero_of(const dn_binding *b, int32_t tensor) { return b->plan->gra
 
 static scales scales_of(const dn_binding *b, const dn_plan_op *op, int32_t group) {
     scales s = {1, 0, 1, 0, 1, 0};
+    if (b->plan->graph->groups == 1) group = 0; /* groups of one convolution share scales; only incremental groups have their own */
     int32_t input = dn_op_input(b->plan, op), unused;
     if (dn_op_reads_u8(op) && input >= 0) {
         s.in = dn_scale_of(b, input, dn_channel_groups(b, input, &unused) > group ? group : 0);
@@ -185,7 +186,7 @@ static void fill_conv(dn_binding *b, const dn_plan_op *op, const dn_step *step, 
     const dn_segment_run *runs = (const dn_segment_run *)(const void *)(b->point->tables + step->extra);
     int32_t per_group = (int32_t)(step->table_channels / (size_t)step->groups), active = step->out.channels;
     for (int32_t g = 0; g < step->groups; g++) {
-        scales s = scales_of(b, op, b->plan->graph->groups > 1 ? g : 0);
+        scales s = scales_of(b, op, g);
         int32_t channels = step->groups > 1 ? op->group_out : active;
         for (int32_t c = 0; c < per_group; c++, scale++, bias++) {
             if (c < channels) channel_entry(b, op, step, runs, g, c, g * op->group_out + c, &s, raw, scale, bias);
