@@ -136,23 +136,6 @@ RUN(1, 4) RUN(2, 8) RUN(3, 12) RUN(4, 16) RUN(3, 4) RUN(3, 8)
 
 /* ---- a call ---- */
 
-AVX2_INLINE void finish_panel(const dn_conv_s8_job *job, __m256i (*acc)[2], const epilogue16 *e, int mr, const ptrdiff_t *out, const ptrdiff_t *residual, int channel, int n) {
-    for (int i = 0; i < mr; i++)
-        finish_u8(acc[i][0], acc[i][1], e, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (uint8_t *)job->output + out[i] + channel, n);
-}
-
-AVX2 static void finish(const dn_conv_s8_job *job, __m256i (*acc)[MAX_MR][2], int mr, int nr, const ptrdiff_t *out, const ptrdiff_t *residual) {
-    for (int panel = 0; panel < nr; panel++) {
-        const epilogue16 e = epilogue16_load(&job->epilogue, 16 * panel, 1);
-        const int n = panel == nr - 1 ? job->last : 16, channel = 16 * panel;
-        if (e.flags & DN_CONV_F32_OUT)
-            for (int i = 0; i < mr; i++)
-                finish_f32(acc[panel][i][0], acc[panel][i][1], &e, e.flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (float *)job->output + out[i] + channel, n);
-        else if (n == 16) finish_panel(job, acc[panel], &e, mr, out, residual, channel, 16);
-        else finish_panel(job, acc[panel], &e, mr, out, residual, channel, n);
-    }
-}
-
 AVX2 static void conv(const dn_conv_s8_job *job, const shape *s, int nr, int form, int view) {
     const uint8_t *pixel[MAX_MR];
     ptrdiff_t out[MAX_MR], residual[MAX_MR];
@@ -172,7 +155,7 @@ AVX2 static void conv(const dn_conv_s8_job *job, const shape *s, int nr, int for
         for (int panel = 0; panel < nr; panel++) tile(t.wide, job->weights + (size_t)panel * job->panel_stride, taps, count, t.acc[panel], first != 0, job);
         first += count;
     } while (first < job->tap_count);
-    finish(job, t.acc, s->mr, nr, out, residual);
+    for (int panel = 0; panel < nr; panel++) finish_panel(job, (const __m256i(*)[2])t.acc[panel], panel, s->mr, panel == nr - 1 ? job->last : 16, out, residual, 1);
 }
 
 /* ---- the variants ---- */

@@ -117,4 +117,20 @@ AVX2_INLINE void finish_f32(__m256i acc0, __m256i acc1, const epilogue16 *e, con
     for (int i = 0; i < 2; i++) _mm256_maskstore_ps(out + 8 * i, mask[i], e->paired ? swap_quarters(v[i]) : v[i]);
 }
 
+AVX2_INLINE void finish_pixels(const dn_conv_s8_job *job, const __m256i (*acc)[2], const epilogue16 *e, int channel, int mr, int n, const ptrdiff_t *out, const ptrdiff_t *residual) {
+    for (int i = 0; i < mr; i++)
+        finish_u8(acc[i][0], acc[i][1], e, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (uint8_t *)job->output + out[i] + channel, n);
+}
+
+/* A convolution's sums of mr pixels x n channels of one panel, to where `out` says; a full panel gets code of its own. */
+AVX2_INLINE void finish_panel(const dn_conv_s8_job *job, const __m256i (*acc)[2], int panel, int mr, int n, const ptrdiff_t *out, const ptrdiff_t *residual, int paired) {
+    const int channel = 16 * panel;
+    const epilogue16 e = epilogue16_load(&job->epilogue, channel, paired);
+    if (e.flags & DN_CONV_F32_OUT)
+        for (int i = 0; i < mr; i++)
+            finish_f32(acc[i][0], acc[i][1], &e, e.flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (float *)job->output + out[i] + channel, n);
+    else if (n == 16) finish_pixels(job, acc, &e, channel, mr, 16, out, residual);
+    else finish_pixels(job, acc, &e, channel, mr, n, out, residual);
+}
+
 #endif

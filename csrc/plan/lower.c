@@ -51,7 +51,7 @@ static void set_output(lowering *l, int32_t number, int32_t tensor) {
     l->owner[op->output] = -1;
     op->output = tensor;
     l->owner[tensor] = number;
-    op->float_out = op->int8 && op->kind == DN_DO_CONV && tensor == plan->source[plan->graph->output];
+    op->float_out = op->int8 && op->kind == DN_DO_CONV && op->act < 0 && tensor == plan->source[plan->graph->output]; /* float results leave the kernel unclamped */
     plan->native_u8[tensor] = op->int8 && !op->float_out;
 }
 
@@ -111,13 +111,11 @@ static void lower_add(lowering *l, int32_t i) {
     op->residual = b;
 }
 
-/* An int8 layer that makes the network's float output keeps its activation apart: float results leave the kernel unclamped. */
 static void lower_activation(lowering *l, int32_t i) {
     const dn_plan *plan = l->plan;
     const dn_node *node = &plan->graph->nodes[i];
     int32_t number = extendable(l, plan->source[node->inputs[0]], i);
     bool fits = number >= 0 && (has_weights(&plan->ops[number]) || plan->ops[number].kind == DN_DO_AFFINE);
-    if (fits && plan->ops[number].int8 && plan->ops[number].kind == DN_DO_CONV && i == plan->source[plan->graph->output]) fits = false;
     if (fits) {
         plan->ops[number].act = i;
         set_output(l, number, i);

@@ -195,19 +195,22 @@ static void fill_conv(dn_binding *b, const dn_plan_op *op, const dn_step *step, 
     }
 }
 
-/* A dense layer over a grouped network: one pass per input group; only the first adds the bias. */
+/* A dense layer over a grouped network: one pass per input group. Only the first pass adds a bias, so it holds the compensation of all groups. */
 static void fill_partial(dn_binding *b, const dn_plan_op *op, const dn_step *step, float *scale, float *bias) {
     int32_t width, groups = dn_channel_groups(b, b->root[dn_op_input(b->plan, op)], &width), lanes = (int32_t)dn_round_up((size_t)step->out.channels, PANEL);
-    for (int32_t g = 0; g < groups; g++) {
-        scales s = scales_of(b, op, g);
-        dn_segment_run run = {.lane = g * width, .lanes = width, .weight = g * width, .channels = width};
-        for (int32_t c = 0; c < lanes; c++, scale++, bias++) {
-            if (c >= step->out.channels) {
-                *scale = *bias = 0;
-                continue;
-            }
-            channel_entry(b, op, step, &run, 0, c, c, &s, false, scale, bias);
+    double zero = op->int8 ? zero_of(b, dn_op_input(b->plan, op)) - b->plan->kernels.conv_s8->a_offset : 0;
+    for (int32_t c = 0; c < step->out.channels; c++) {
+        line l = line_of(b, op, c);
+        double shift = l.shift;
+        for (int32_t g = 0; g < groups; g++) {
+            scales s = scales_of(b, op, g);
+            dn_segment_run run = {.lane = g * width, .lanes = width, .weight = g * width, .channels = width};
+            double k = s.in * (op->int8 ? (double)b->plan->params[b->plan->weight_scale[op->node] + (size_t)c] : 1) * l.k;
+            if (zero != 0) shift -= zero * (double)weight_sum(b->plan, op, step, &run, 0, c) * k;
+            if (op->residual >= 0 && g == 0) shift -= s.zero_residual * s.residual;
+            scale[g * lanes + c] = (float)k;
         }
+        bias[c] = (float)shift;
     }
 }
 

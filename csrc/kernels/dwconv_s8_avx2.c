@@ -1,0 +1,101 @@
+/* dwconv_s8_avx2.c - a row of int8 depthwise convolution in AVX2, any kernel size.
+ *
+ * There is nothing to reuse across channels, so the work is bringing bytes to vpmaddwd: taps go in pairs, both widened to 16 bits and interleaved, which costs as much as
+ * multiplying them. Weights are widened, interleaved and seen through the bit view once per row and block of 16 channels, on the stack. */
+#include "kernels/kernels.h"
+
+#if defined(__x86_64__)
+#include "kernels/epilogue_avx2.h"
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* 16 channels of a tap; the last block may only be read up to a multiple of 4. */
+AVX2_INLINE __m256i load_input(const uint8_t *p, int tail, __m128i mask) {
+    return _mm256_cvtepu8_epi16(tail ? _mm_maskload_epi32((const int *)(const void *)p, mask) : _mm_loadu_si128((const __m128i *)p));
+}
+
+/* See conv_s8_avx2.c. */
+AVX2_INLINE __m256i add(__m256i acc, __m256i product) {
+    __asm__("vpaddd %1,%0,%0" : "+x"(acc) : "x"(product));
+    return acc;
+}
+
+enum { MAX_PAIRS = 64 }; /* windows up to 11 x 11; larger ones are left to ref */
+
+/* A block's taps in pairs: where they are and interleaved weights. An odd last one is paired with itself and weight 0. */
+typedef struct window {
+    __m256i low[MAX_PAIRS], high[MAX_PAIRS];
+    ptrdiff_t first[MAX_PAIRS], second[MAX_PAIRS];
+    int pairs;
+} window;
+
+/* In the order unpacking leaves activations in: channels 0-3 8-11, then 4-7 12-15. */
+AVX2_INLINE void add_pair(window *t, int i, __m128i w0, __m128i w1) {
+    const __m128i front = _mm_unpacklo_epi8(w0, w1), back = _mm_unpackhi_epi8(w0, w1);
+    t->low[i] = _mm256_cvtepi8_epi16(_mm_unpacklo_epi64(front, back));
+    t->high[i] = _mm256_cvtepi8_epi16(_mm_unpackhi_epi64(front, back));
+}
+
+AVX2 static void prepare(window *t, const dn_dwconv_s8_job *job, const int8_t *weights) {
+    const __m128i view_add = _mm_set1_epi8(job->view_add), view_mask = _mm_set1_epi8(job->view_mask);
+    __m128i before = _mm_setzero_si128();
+    int count = 0;
+    for (int kh = job->kh_begin; kh < job->kh_end; kh++)
+        for (int kw = 0; kw < job->kernel_w; kw++, count++) {
+            const __m128i w = _mm_and_si128(_mm_adds_epi8(_mm_loadu_si128((const __m128i *)(weights + (kh * job->kernel_w + kw) * 16)), view_add), view_mask);
+            if (count % 2) add_pair(t, count / 2, before, w);
+            else t->first[count / 2] = kh * job->in_row + kw * job->in_tap;
+            t->second[count / 2] = kh * job->in_row + kw * job->in_tap;
+            before = w;
+        }
+    if (count % 2) add_pair(t, count / 2, before, _mm_setzero_si128());
+    t->pairs = (count + 1) / 2;
+}
+
+/* `pixels` pixels of the row, n channels. */
+AVX2_INLINE void tile(const dn_dwconv_s8_job *job, const window *t, const epilogue16 *e, int x, int channel, int n, int pixels, int tail, __m128i mask) {
+    const ptrdiff_t step = job->in_step;
+    const uint8_t *input = job->input + x * step + channel;
+    __m256i c[4][2];
+    UNROLL for (int i = 0; i < pixels; i++) c[i][0] = c[i][1] = _mm256_setzero_si256();
+    for (int k = 0; k < t->pairs; k++) {
+        const uint8_t *p = input + t->first[k], *q = input + t->second[k];
+        const __m256i low = t->low[k], high = t->high[k];
+        UNROLL for (int i = 0; i < pixels; i++, p += step, q += step) {
+            const __m256i a0 = load_input(p, tail, mask), a1 = load_input(q, tail, mask);
+            c[i][0] = add(c[i][0], _mm256_madd_epi16(_mm256_unpacklo_epi16(a0, a1), low));
+            c[i][1] = add(c[i][1], _mm256_madd_epi16(_mm256_unpackhi_epi16(a0, a1), high));
+        }
+    }
+    UNROLL for (int i = 0; i < pixels; i++) {
+        const uint8_t *residual = e->flags & DN_EPI_RESIDUAL ? job->residual + (x + i) * job->residual_step + channel : NULL;
+        finish_u8(_mm256_permute2x128_si256(c[i][0], c[i][1], 0x20), _mm256_permute2x128_si256(c[i][0], c[i][1], 0x31), e, residual,
+                  job->output + (x + i) * job->out_step + channel, n);
+    }
+}
+
+/* A block of 16 channels (or the n < 16 last ones) along the row; the last tile overlaps the one before. */
+AVX2_INLINE void block(const dn_dwconv_s8_job *job, int channel, int n, int tail) {
+    window t;
+    prepare(&t, job, job->weights + (ptrdiff_t)(channel / 16) * job->kernel_h * job->kernel_w * 16);
+    const epilogue16 e = epilogue16_load(&job->epilogue, channel, 0);
+    const __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32((n + 3) / 4), _mm_setr_epi32(0, 1, 2, 3));
+    if (job->width < 4)
+        for (int x = 0; x < job->width; x++) tile(job, &t, &e, x, channel, n, 1, tail, mask);
+    else
+        for (int x = 0; x < job->width; x += 4) tile(job, &t, &e, x + 4 > job->width ? job->width - 4 : x, channel, n, 4, tail, mask);
+}
+
+AVX2 static void run(const dn_dwconv_s8_job *job) {
+    if ((job->kh_end - job->kh_begin) * job->kernel_w > 2 * MAX_PAIRS) {
+        dn_dwconv_s8_ref.run(job);
+        return;
+    }
+    int channel = 0;
+    for (; channel + 16 <= job->channels; channel += 16) block(job, channel, 16, 0);
+    if (channel < job->channels) block(job, channel, job->channels - channel, 1);
+}
+
+const dn_dwconv_s8 dn_dwconv_s8_avx2 = {.isa = "avx2", .run = run};
+
+#endif

@@ -1,0 +1,54 @@
+/* rank.h - non-dominated ranking with reusable memory.
+ *
+ * dn_ranker_init for the largest number of rows, dn_ranker_run any number of times, dn_ranker_free (legal on a zeroed or half-initialised ranker). */
+#ifndef DN_SEARCH_RANK_H
+#define DN_SEARCH_RANK_H
+
+#include "dynadnn.h"
+#include "search/sort.h"
+
+/* A set of rows: word 0 bit 0 is position 0. Lengths are whole lines of DN_LINE words. */
+enum { DN_LINE = 8 };
+
+/* The two loops of the bit-set ranking; every version gives the same result. */
+typedef struct dn_bitset_ops {
+    void (*intersect)(uint64_t *set, const uint64_t *with, size_t lines); /* set &= with */
+    int (*meets)(const uint64_t *a, const uint64_t *b, size_t lines);     /* is a & b non-empty? looks at the last line first */
+} dn_bitset_ops;
+
+extern const dn_bitset_ops dn_bitset_ref;
+#if defined(__x86_64__)
+extern const dn_bitset_ops dn_bitset_avx2, dn_bitset_avx512;
+#endif
+
+/* Members of one front; the first few as a list, more as a bit set (row `dense` of the pool). */
+enum { DN_FRONT_LIST = 14 };
+typedef struct dn_front {
+    uint32_t count, dense;
+    uint32_t member[DN_FRONT_LIST];
+} dn_front;
+
+typedef struct dn_ranker {
+    size_t rows, objectives; /* capacity; exact */
+    const dn_bitset_ops *ops;
+    dn_sort_item *items, *scratch;
+    uint64_t *tail;       /* two objectives: key of the smallest second objective of each front */
+    uint32_t *first;      /* row that stands for each distinct position */
+    uint32_t *position;   /* of each row */
+    uint32_t *order;      /* [objectives - 1][rows] positions sorted by objective; bit 31: the next one has the same value */
+    int32_t *level;       /* of each position */
+    size_t words;         /* length of every set */
+    uint64_t *prefix;     /* set of the positions not above the present value */
+    uint64_t *dominators; /* [chunk] sets */
+    size_t chunk;         /* positions handled at a time */
+    dn_front *fronts;
+    uint64_t *dense;
+    size_t front_capacity, dense_capacity;
+} dn_ranker;
+
+dn_status dn_ranker_init(dn_ranker *ranker, size_t rows, size_t objectives, dn_isa isa, dn_error *err);
+void dn_ranker_free(dn_ranker *ranker);
+/* f [n][objectives] without NaN, n <= rows. rank[n]: 0 = non-dominated; *count (may be NULL) the number of fronts. Can fail only for memory. */
+dn_status dn_ranker_run(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *count, dn_error *err);
+
+#endif
