@@ -13,10 +13,8 @@ def infer(seed: int, threads: int) -> Any:
     import networks
     from engines import Compiled
 
-    from dynadnn import _core
-
     case = networks.random_network(seed)
-    compiled = Compiled(_core, case, None, threads=threads)
+    compiled = Compiled(case, None, threads=threads)
     return [compiled(case.images, number, threads) for number in range(len(case.subnets))]
 
 

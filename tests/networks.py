@@ -280,12 +280,18 @@ class _Loose(MinMax):
         return float(F32(super().scale(real, signed) * self.rng.uniform(0.5, 1.3)))
 
 
-def random_subnet(net: Network, rng: Any, offered: list[int], stages: list[tuple[int, int]] | None = None) -> Subnet:
-    """Make a random point. `stages`: blocks and fewest kept blocks of each; None if every block can be dropped."""
+def random_subnet(
+    net: Network, rng: Any, offered: list[int], stages: list[tuple[int, int]] | None = None, step: int = 4
+) -> Subnet:
+    """Make a random point.
+
+    `stages`: blocks and fewest kept blocks of each; None if every block can be dropped. Widths are multiples of `step`
+    where not full: integer kernels take four channels at a time.
+    """
     leaders = {}
     for k in range(len(net.full)):
         if net.elastic[k] and net.lead[k] == k:
-            unit, full = math.lcm(4, net.unit[k]), net.full[k]  # integer kernels take four channels at a time
+            unit, full = math.lcm(step, net.unit[k]), net.full[k]
             options = sorted({*range(unit, full + 1, unit), full})
             leaders[k] = int(rng.choice(options))
     bits = [int(rng.choice(offered)) for _ in net.nodes]

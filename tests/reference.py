@@ -619,6 +619,7 @@ class _Int8:
         self.net = bound.net
         self.codes: dict[int, Any] = {}
         self.logits: Any = None
+        self.seen: Any = None  # where to note statistics
 
     def read(self, tensor: int) -> tuple[Any, int, Any]:
         """Codes, zero point and scale per channel."""
@@ -646,6 +647,8 @@ class _Int8:
         if self.chooser is not None:
             mean, variance = self.chooser.statistics(real)
             self.tables.mean[where], self.tables.variance[where] = mean, variance
+        if self.seen is not None:
+            self.seen[0, where], self.seen[1, where] = MinMax().statistics(real)
         mean, variance = (
             np.asarray(a, F32).astype(np.float64)[where] for a in (self.tables.mean, self.tables.variance)
         )
@@ -874,22 +877,28 @@ def calibrate(
     images: Any,
     input_table: Any | None = None,
     chooser: Any = None,
-    scale: Any = None,
 ) -> Tables:
-    """Make tables layer by layer from the integer network's own outputs; with `scale` given, only the statistics."""
+    """Make tables layer by layer from the integer network's own outputs."""
     tables = Tables(
-        np.zeros(net.norm_channels, F32),
-        np.ones(net.norm_channels, F32),
-        np.ones((len(net.nodes), net.groups), F32) if scale is None else np.array(scale, F32),
+        np.zeros(net.norm_channels, F32), np.ones(net.norm_channels, F32), np.ones((len(net.nodes), net.groups), F32)
     )
     work = _Int8(Bound(net, subnet), params, tables, chooser or MinMax())
-    if scale is not None:
-        work.out_scale = lambda tensor, real: work.bound.scale(tensor, tables)  # type: ignore[method-assign]
     work.run(images, input_table)
     for number in range(len(net.nodes)):  # tensors that share a scale carry it too
         if not work.bound.skip[number]:
             tables.scale[number] = tables.scale[work.bound.root(number)]
     return tables
+
+
+def statistics(
+    net: Network, params: list[Params], tables: Tables, subnet: Subnet, images: Any, input_table: Any | None = None
+) -> tuple[Any, Any]:
+    """Mean and variance that each batch norm meets when the network runs with these tables, in float64."""
+    found = np.zeros((2, net.norm_channels))
+    work = _Int8(Bound(net, subnet), params, tables)
+    work.seen = found
+    work.run(images, input_table)
+    return found[0], found[1]
 
 
 # ---- real numbers ----

@@ -21,7 +21,7 @@ def many_images(case: networks.Case, count: int) -> Any:
 
 
 def compiled_floats(case: networks.Case, isa: str, threads: int) -> Compiled:
-    compiled = Compiled(core, case, isa, threads=threads, floating=True)
+    compiled = Compiled(case, isa, threads=threads, floating=True)
     for number, subnet in enumerate(case.subnets):
         compiled.add(number, subnet, float_tables(case, subnet))
     return compiled
@@ -32,7 +32,7 @@ def test_threads_and_repetition_do_not_change_a_bit(seeds: Seeds, isas: list[str
         case = networks.random_network(seed)
         images = many_images(case, 5)
         for isa in isas:
-            for compiled in (Compiled(core, case, isa, threads=4), compiled_floats(case, isa, 4)):
+            for compiled in (Compiled(case, isa, threads=4), compiled_floats(case, isa, 4)):
                 for number in range(len(case.subnets)):
                     want = compiled(images, number, 1)
                     for threads in (1, 2, 3, 4, 4):
@@ -43,7 +43,7 @@ def test_integer_bits_are_the_same_on_every_level(seeds: Seeds, isas: list[str])
     for seed in seeds.range(12):
         case = networks.random_grouped_network(seed)
         images = many_images(case, 3)
-        runs = [Compiled(core, case, isa, threads=2) for isa in isas]
+        runs = [Compiled(case, isa, threads=2) for isa in isas]
         for number in range(len(case.subnets)):
             want = runs[0](images, number)
             for isa, run in zip(isas, runs, strict=True):
@@ -54,7 +54,7 @@ def test_an_image_does_not_depend_on_its_batch(seeds: Seeds, isas: list[str]) ->
     for seed in seeds.range(8):
         case = networks.random_network(seed)
         images = many_images(case, 7)
-        for compiled in (Compiled(core, case, isas[-1], threads=3), compiled_floats(case, isas[-1], 3)):
+        for compiled in (Compiled(case, isas[-1], threads=3), compiled_floats(case, isas[-1], 3)):
             for number in range(len(case.subnets)):
                 whole = compiled(images, number, 3)
                 alone = np.concatenate([compiled(images[i : i + 1], number, 3) for i in range(len(images))])
@@ -66,7 +66,7 @@ def test_an_image_does_not_depend_on_its_batch(seeds: Seeds, isas: list[str]) ->
 def test_concurrent_engines_and_calls_from_python_threads_give_the_same_bits(seeds: Seeds, isas: list[str]) -> None:
     for seed in seeds.range(3):
         case = networks.random_network(seed)
-        compiled = Compiled(core, case, isas[-1], threads=2)
+        compiled = Compiled(case, isas[-1], threads=2)
         images = many_images(case, 4)
         want = [compiled(images, number) for number in range(len(case.subnets))]
         wrong: list[str] = []
@@ -103,8 +103,8 @@ def test_concurrent_engines_and_calls_from_python_threads_give_the_same_bits(see
 def test_a_narrow_point_does_not_depend_on_points_bound_or_run_before(seeds: Seeds, isas: list[str]) -> None:
     for seed in seeds.range(6):
         case = networks.random_network(seed)
-        compiled = Compiled(core, case, isas[-1])
+        compiled = Compiled(case, isas[-1])
         order = [0, 1, 2, 1, 0, 2, 2, 0]
-        fresh = [Compiled(core, case, isas[-1])(case.images, number) for number in range(3)]
+        fresh = [Compiled(case, isas[-1])(case.images, number) for number in range(3)]
         for number in order:
             assert (compiled(case.images, number) == fresh[number]).all()

@@ -54,7 +54,7 @@ def wait(child: int) -> None:
 def test_forked_children_of_a_warm_pool_do_not_hang_and_find_the_same_bits(seeds: Seeds, isas: list[str]) -> None:
     for seed in seeds.range(4):
         case = networks.random_network(seed)
-        compiled = Compiled(core, case, isas[-1], threads=3)
+        compiled = Compiled(case, isas[-1], threads=3)
         want = [compiled(case.images, number, 3) for number in range(3)]
 
         def body(own: Compiled = compiled, expected: list[object] = want, seed: int = seed) -> bool:
@@ -70,7 +70,7 @@ def test_forked_children_of_a_warm_pool_do_not_hang_and_find_the_same_bits(seeds
 @needs_fork
 def test_fork_while_other_threads_infer_leaves_both_sides_working(seeds: Seeds, isas: list[str]) -> None:
     case = networks.random_network(seeds.note(seeds.base))
-    busy = Compiled(core, case, isas[-1], threads=3)
+    busy = Compiled(case, isas[-1], threads=3)
     want = busy(case.images, 0)
     stop = threading.Event()
     wrong: list[int] = []

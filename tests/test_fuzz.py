@@ -100,7 +100,7 @@ def run_accepted(rng: Any, nodes: list[dict[str, Any]], output: int, graph: Any,
     except AssertionError as error:
         raise AssertionError("the core accepts what the oracle cannot read") from error
     try:
-        compiled = Compiled(core, case, None, threads=2)
+        compiled = Compiled(case, None, threads=2)
     except NotImplementedError:
         return False
     for number, subnet in enumerate(case.subnets):
@@ -148,7 +148,7 @@ def test_random_structures_of_points_are_refused_or_run(seeds: Seeds) -> None:
     for seed in seeds.range(15):
         case = networks.random_network(seed)
         rng = np.random.default_rng([seed, 11])
-        compiled = Compiled(core, case, None)
+        compiled = Compiled(case, None)
         tables = case.tables[0]
         good = 0
         for _ in range(30):
@@ -178,7 +178,7 @@ def test_tables_of_any_numbers_are_refused_or_run(seeds: Seeds) -> None:
     for seed in seeds.range(15):
         case = networks.random_network(seed)
         rng = np.random.default_rng([seed, 12])
-        compiled = Compiled(core, case, None)
+        compiled = Compiled(case, None)
         for _ in range(20):
             number = int(rng.integers(3))
             made = case.tables[number]
@@ -199,7 +199,7 @@ def test_images_of_any_floats_run(seeds: Seeds) -> None:
     for seed in seeds.range(10):
         case = networks.random_network(seed)
         rng = np.random.default_rng([seed, 13])
-        compiled = Compiled(core, case, None)
+        compiled = Compiled(case, None)
         images = rng.normal(0, 1, case.images.shape).astype(np.float32)
         mask = rng.random(images.shape) < 0.2
         images[mask] = rng.choice(edges, int(mask.sum()))

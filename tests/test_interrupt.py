@@ -65,7 +65,7 @@ def test_interrupted_inference_raises_soon_and_the_engine_goes_on(
     threads: int, long_case: tuple[networks.Case, Any], seeds: Seeds
 ) -> None:
     case, images = long_case
-    compiled = Compiled(core, case, "ref", threads=threads)
+    compiled = Compiled(case, "ref", threads=threads)
     want = [compiled(case.images, number) for number in range(3)]
     rng = seeds.rng(threads)
     latencies = []
@@ -80,7 +80,7 @@ def test_interrupted_calibration_raises_soon_and_the_plan_goes_on(
     long_case: tuple[networks.Case, Any], seeds: Seeds
 ) -> None:
     case, images = long_case
-    compiled = Compiled(core, case, "ref", threads=2)
+    compiled = Compiled(case, "ref", threads=2)
     where = structure(case, compiled.graph, case.subnets[0])
     want = compiled.plan.calibrate(*where, case.images)
     rng = seeds.rng(7)
@@ -101,7 +101,7 @@ def test_an_exception_from_a_signal_handler_passes_through_inference(long_case: 
         raise AlarmError
 
     case, images = long_case
-    compiled = Compiled(core, case, "ref")
+    compiled = Compiled(case, "ref")
     old = signal.signal(signal.SIGUSR1, handler)
     try:
         threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1)).start()

@@ -62,7 +62,7 @@ def test_failed_allocation_raises_memory_error_and_then_the_call_succeeds(floati
     for seed in seeds.range(3):
         case = networks.random_network(seed)
         fail_everywhere(lambda case=case: core.Graph(case.nodes, case.net.output, case.net.groups), rng)
-        compiled = Compiled(core, case, "ref", threads=2, floating=floating)
+        compiled = Compiled(case, "ref", threads=2, floating=floating)
         tables = float_tables(case, case.subnets[1]) if floating else case.tables[1]
 
         def plan(own: Compiled = compiled) -> Any:
@@ -87,7 +87,7 @@ def test_failed_allocation_raises_memory_error_and_then_the_call_succeeds(floati
 def test_run_on_a_reserved_engine_allocates_nothing(seeds: Seeds) -> None:
     for seed in seeds.range(5):
         case = networks.random_network(seed)
-        compiled = Compiled(core, case, None, threads=2)
+        compiled = Compiled(case, None, threads=2)
         for number in range(3):
             compiled(case.images, number, 2)
         for number in range(3):
@@ -110,7 +110,7 @@ class Calls:
     """Every public function of the extension with good arguments."""
 
     def __init__(self, case: networks.Case) -> None:
-        compiled = Compiled(core, case, "ref", threads=2)
+        compiled = Compiled(case, "ref", threads=2)
         graph, plan, engine = compiled.graph, compiled.plan, compiled.engine
         where = structure(case, graph, case.subnets[1])
         tables = case.tables[1]
@@ -235,7 +235,7 @@ def test_handles_free_all_they_own_in_any_order(seeds: Seeds) -> None:
     for seed in seeds.range(4):
         case = networks.random_network(seed)
         for order in range(3):
-            compiled = Compiled(core, case, None, threads=2)
+            compiled = Compiled(case, None, threads=2)
             compiled(case.images, 0)
             point = compiled.engine.points[1]
             engine, plan, graph = compiled.engine, compiled.plan, compiled.graph
