@@ -27,7 +27,11 @@ class Graph:
 
     def __new__(cls, nodes: Sequence[Mapping[str, object]], output: int, groups: int = 1) -> Graph: ...
     @property
-    def tensors(self) -> list[dict[str, Any]]: ...  # height width channels segments=[(space, full, repeat)] signed scale_from weights biases norm_offset stage block
+    def tensors(
+        self,
+    ) -> list[
+        dict[str, Any]
+    ]: ...  # height width channels segments=[(space, full, repeat)] signed scale_from weights biases norm_offset stage block
     @property
     def spaces(self) -> list[tuple[int, bool, int, int]]: ...  # full, elastic, lead, unit
     @property
@@ -37,7 +41,9 @@ class Graph:
     @property
     def norm_channels(self) -> int: ...
     def check(self, active: I32, bits: I8 | None = None, depth: I32 | None = None) -> None: ...
-    def cost(self, active: I32, bits: I8 | None = None, depth: I32 | None = None) -> tuple[I64, I64]: ...  # MACs, parameters, per node
+    def cost(
+        self, active: I32, bits: I8 | None = None, depth: I32 | None = None
+    ) -> tuple[I64, I64]: ...  # MACs, parameters, per node
 
 class Plan:
     """Graph and weights lowered for one CPU.

@@ -1,0 +1,78 @@
+"""One small neural network, many operating points: distil, slice, quantise and plot the accuracy-latency curve of your own CPU."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._errors import Error, FormatError, GraphError, NonFiniteError, PointError, UnsupportedError
+
+_HOME = {
+    "Augment": "datasets",
+    "Data": "datasets",
+    "Split": "datasets",
+    "AdamW": "_methods",
+    "Callback": "_callbacks",
+    "CrossEntropy": "_losses",
+    "Device": "_device",
+    "EarlyHalting": "_halting",
+    "Engine": "_engine",
+    "Front": "_front",
+    "GraphBuilder": "_graph",
+    "History": "_history",
+    "KD": "_distill",
+    "MSE": "_losses",
+    "MultiPath": "_methods",
+    "NSGA2": "search",
+    "Network": "_network",
+    "Objective": "_explore",
+    "Preprocess": "_preprocess",
+    "Record": "_record",
+    "SGD": "_methods",
+    "Sandwich": "_methods",
+    "SinglePath": "_methods",
+    "Space": "_explore",
+    "Subnet": "_points",
+    "Table": "_table",
+    "compare_fronts": "_compare",
+    "distill": "_distill",
+    "explore": "_explore",
+    "fit": "_train",
+    "from_torch": "_torch",
+    "load": "_files",
+    "measure": "_measure",
+    "plot_fronts": "_front",
+    "profile_device": "_device",
+    "quantize": "_quantize",
+    "show_config": "_show",
+}
+_MODULES = ("datasets", "nets", "search")
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Error",
+    "FormatError",
+    "GraphError",
+    "NonFiniteError",
+    "PointError",
+    "UnsupportedError",
+    "__version__",
+    *_MODULES,
+    *_HOME,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is asked for."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,373 @@
+"""Devices – the latency of operating points on one CPU, measured once and kept.
+
+A search needs the same answer whenever it asks for the same point, and one point's figure must not depend on when its
+turn came. So a point is measured on first request, in turns with a fixed probe workload; its time is scaled to what the
+probe took when the device was made, and kept from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ._arguments import positive_int, thread_count
+from ._documents import load_document, save_document
+from ._errors import PointError
+from ._identity import PointDocument, point_document, structure_hash
+from ._machine import Machine, cpu_name, this_machine
+from ._table import Table
+from ._timing import Timing, probe, samples, summarise
+
+if TYPE_CHECKING:
+    from ._network import Network
+    from ._points import Subnet
+
+KIND, VERSION = "dynadnn-device", 1
+
+
+class Energy(NamedTuple):
+    """Energy of one inference and where the figure is from.
+
+    Attributes
+    ----------
+    mj : float or None
+        Millijoule; None where unknown.
+    label : str
+        ``"measured"``, ``"modelled"`` or ``"unavailable"``.
+    """
+
+    mj: float | None
+    label: str
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One kept figure of a device."""
+
+    network: str
+    point: PointDocument
+    threads: int
+    latency_ms: float
+    p10_ms: float | None = None
+    p90_ms: float | None = None
+    runs: int = 0
+
+
+class _Body(msgspec.Struct):
+    machine: Machine
+    probe_ms: float
+    rows: list[Row]
+    speed: tuple[float, float] | None = None
+
+
+_Key = tuple[str, PointDocument, int]
+
+
+class Device:
+    """Latencies of one CPU; make one with `profile_device`, `load`, `from_table` or `from_speed`.
+
+    Attributes
+    ----------
+    machine : Machine
+        The CPU, its settings and the software the figures were taken with.
+    probe_ms : float
+        What the probe workload took when the device was made, milliseconds (0 for figures not measured here).
+
+    Examples
+    --------
+    >>> import dynadnn as dn
+    >>> net = dn.nets.mlp((8, 8, 1), 10, points=(0.5, 1.0), rng=0)
+    >>> device = dn.Device.from_speed(gmacs=50, bytes_per_s=1e10)
+    >>> device.latency(net, 0.5) < device.latency(net, 1.0)
+    True
+    """
+
+    def __init__(
+        self, machine: Machine | None = None, *, probe_ms: float | None = None, rows: Iterable[Row] = ()
+    ) -> None:
+        self.machine = this_machine() if machine is None else machine
+        if probe_ms is None:
+            durations, _ = samples([probe], rounds=61)
+            probe_ms = float(np.median(durations))
+        self.probe_ms = probe_ms
+        self._table: dict[_Key, Row] = {}
+        self._speed: tuple[float, float] | None = None
+        for row in rows:
+            self._keep(row)
+
+    @classmethod
+    def from_table(
+        cls, net: Network, latencies: Mapping[Any, float], *, threads: int = 1, cpu: str = "given table"
+    ) -> Device:
+        """Make a device of given figures, for example measured on a board elsewhere.
+
+        Parameters
+        ----------
+        net : Network
+            Whose points these are.
+        latencies : mapping from point to float
+            Milliseconds.
+        threads : int
+            Threads the figures were taken with.
+        cpu : str
+            Name of that CPU; unless it is this one, nothing is ever measured for the device.
+        """
+        device = cls(Machine(cpu), probe_ms=0.0)
+        network = structure_hash(net)
+        for point, latency in latencies.items():
+            if not (np.isfinite(latency) and latency >= 0):
+                raise ValueError(f"the latency of {point!r} is {latency}; it must be a finite number of milliseconds")
+            device._keep(Row(network, point_document(net._find(point)), threads, float(latency)))
+        return device
+
+    @classmethod
+    def from_speed(cls, gmacs: float, bytes_per_s: float) -> Device:
+        """Make a device whose latency is ``macs / speed + bytes / bandwidth``: a model, not a measurement.
+
+        Parameters
+        ----------
+        gmacs : float
+            10⁹ multiply-accumulates per second and thread.
+        bytes_per_s : float
+            Weight bytes per second.
+        """
+        if not (gmacs > 0 and bytes_per_s > 0):
+            raise ValueError(f"gmacs and bytes_per_s must be above 0, not {gmacs} and {bytes_per_s}")
+        device = cls(Machine(f"model of {gmacs:g} GMAC/s and {bytes_per_s:g} B/s"), probe_ms=0.0)
+        device._speed = (float(gmacs), float(bytes_per_s))
+        return device
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the figures are of the CPU that this process runs on."""
+        return self._speed is None and self.machine.cpu == cpu_name()
+
+    def latency(self, net: Network, point: Any = None, threads: int = 1) -> float:
+        """Latency of one inference, batch 1, milliseconds: kept, or measured now and kept.
+
+        Parameters
+        ----------
+        net : Network
+            The network; only its structure matters.
+        point : point, optional
+            A name, a fraction, a sub-net or a record; None is the widest.
+        threads : int
+            Threads of the engine.
+
+        Raises
+        ------
+        PointError
+            If the device has no figure for this point and is of another CPU, so that none can be measured here.
+        """
+        return self.latencies(net, [point], threads)[0]
+
+    def latencies(self, net: Network, points: Sequence[Any], threads: int = 1) -> list[float]:
+        """Latencies of several points, in milliseconds; those not yet kept are measured in turns.
+
+        Parameters
+        ----------
+        net, threads
+            As in `latency`.
+        points : sequence of points
+        """
+        threads = positive_int(threads, "threads")
+        network = structure_hash(net)
+        subnets = [net._find(point) for point in points]
+        if self._speed is not None:
+            gmacs, rate = self._speed
+            return [net.macs(s) / (gmacs * 1e6 * threads) + net.bytes(s) / rate * 1e3 for s in subnets]
+        keys = [(network, point_document(subnet), threads) for subnet in subnets]
+        wanted = {key: subnet for key, subnet in zip(keys, subnets, strict=True) if key not in self._table}
+        if wanted:
+            if not self.is_here:
+                raise PointError(
+                    f"the device has no figure for {next(iter(wanted.values()))} at {threads} threads, and its "
+                    f"{len(self._table)} figures are of {self.machine.cpu!r}; this is {cpu_name()!r}, "
+                    "so nothing is measured here: profile that CPU, or use dn.profile_device(net) for this one"
+                )
+            for key, timing in zip(wanted, self._measure(net, list(wanted.values()), threads), strict=True):
+                self._keep(Row(*key, timing.median_ms, timing.p10_ms, timing.p90_ms, timing.runs))
+        return [self._table[key].latency_ms for key in keys]
+
+    def energy(self, net: Network, point: Any = None, threads: int = 1) -> Energy:
+        """Energy of one inference. No meter is read in this version: the label is ``"unavailable"``.
+
+        Parameters
+        ----------
+        net, point, threads
+            As in `latency`.
+        """
+        return Energy(None, "unavailable")
+
+    def check(self, net: Network, n: int = 50) -> Table:
+        """Measure kept points again and compare.
+
+        Parameters
+        ----------
+        net : Network
+            Whose points to measure.
+        n : int
+            At most so many, spread evenly over the kept ones.
+
+        Returns
+        -------
+        Table
+            ``threads``, ``kept_ms``, ``measured_ms`` and ``relative_error`` per point.
+
+        Raises
+        ------
+        ValueError
+            If the device is of another CPU.
+        """
+        if not self.is_here:
+            raise ValueError(
+                f"the device is of {self.machine.cpu!r} and this is {cpu_name()!r}: nothing can be checked"
+            )
+        network = structure_hash(net)
+        rows = [row for row in self._table.values() if row.network == network]
+        rows = (
+            [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int))] if rows else []
+        )
+        out = []
+        for threads in sorted({row.threads for row in rows}):
+            some = [row for row in rows if row.threads == threads]
+            timings = self._measure(net, [row.point.subnet() for row in some], threads)
+            for row, timing in zip(some, timings, strict=True):
+                error = timing.median_ms / row.latency_ms - 1
+                out.append((_label(row.point), threads, row.latency_ms, timing.median_ms, error))
+        return Table(("point", "threads", "kept_ms", "measured_ms", "relative_error"), out)
+
+    def table(self) -> Table:
+        """Return the kept figures as a table."""
+        rows = [
+            (row.network, _label(row.point), row.threads, row.latency_ms, row.p10_ms, row.p90_ms, row.runs)
+            for row in self._table.values()
+        ]
+        return Table(("network", "point", "threads", "latency_ms", "p10_ms", "p90_ms", "runs"), rows, self.machine.cpu)
+
+    def save(self, path: str | Path) -> None:
+        """Write the device as one JSON file; an old file stays if that fails.
+
+        Parameters
+        ----------
+        path : str or Path
+        """
+        body = _Body(self.machine, self.probe_ms, list(self._table.values()), self._speed)
+        save_document(path, KIND, VERSION, msgspec.structs.asdict(body))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Device:
+        """Read a device that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Raises
+        ------
+        FormatError
+            If the file is something else or damaged.
+        """
+        body = load_document(path, KIND, VERSION, _Body)
+        device = cls(body.machine, probe_ms=body.probe_ms, rows=body.rows)
+        device._speed = body.speed
+        return device
+
+    def __len__(self) -> int:
+        """Return the number of kept figures."""
+        return len(self._table)
+
+    def __repr__(self) -> str:
+        return f"Device({self.machine.cpu!r}, {len(self)} figures)"
+
+    def _keep(self, row: Row) -> None:
+        self._table[row.network, row.point, row.threads] = row
+
+    def _measure(self, net: Network, subnets: Sequence[Subnet], threads: int) -> list[Timing]:
+        calls = engine_calls(net, subnets, threads)
+        durations, repeats = samples([*calls, probe], rounds=31, block_ms=0.5, warmup_ms=2.0)
+        # Medians of the whole run, not of single rounds: a ratio of two disturbed blocks would be worse than either.
+        scale = self.probe_ms / float(np.median(durations[-1])) if self.probe_ms > 0 else 1.0
+        return [summarise(row * scale, n) for row, n in zip(durations[:-1], repeats[:-1], strict=True)]
+
+
+def profile_device(net: Network, *, threads: int | None = None, path: str | Path | None = None) -> Device:
+    """Measure a network's named points on this CPU.
+
+    Other points are measured when a search first asks for them. No data is needed.
+
+    Parameters
+    ----------
+    net : Network
+        Its structure decides; the values of its weights do not.
+    threads : int, optional
+        Most threads; 1, 2, 4, … up to this are measured. None is the cores this process may use.
+    path : str or Path, optional
+        File to continue from, if it exists, and to save to.
+
+    Returns
+    -------
+    Device
+
+    Raises
+    ------
+    ValueError
+        If the file is of another CPU.
+
+    Examples
+    --------
+    >>> import dynadnn as dn
+    >>> net = dn.nets.mlp((8, 8, 1), 10, points=(0.5, 1.0), rng=0)
+    >>> device = dn.profile_device(net, threads=1)
+    >>> len(device)
+    2
+    """
+    most = thread_count(threads)
+    device = Device.load(path) if path is not None and Path(path).exists() else Device()
+    if not device.is_here:
+        raise ValueError(f"{path} is of {device.machine.cpu!r} and this is {cpu_name()!r}: give another path")
+    for count in sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most}):
+        device.latencies(net, list(dict.fromkeys(net.points.values())), count)
+        if path is not None:
+            device.save(path)
+    return device
+
+
+def example_input(net: Network) -> NDArray[Any]:
+    """One input of a network, of a fixed seed: uint8 where the network preprocesses, else float32; shape (1, …)."""
+    draw = np.random.default_rng(0)
+    if net.preprocess is not None:
+        return draw.integers(0, 256, (1, *net.shape), dtype=np.uint8)
+    return draw.standard_normal((1, *net.shape), dtype=np.float32)
+
+
+def engine_calls(net: Network, subnets: Sequence[Subnet], threads: int) -> list[partial[Any]]:
+    """One callable per sub-net that runs a single inference on a common engine.
+
+    Points without statistics get some, on a copy, from random inputs: the time does not depend on them.
+    """
+    x = example_input(net)
+    out = np.empty((1, net.outputs), np.float32)
+    try:
+        engine = net.compile(threads=threads)
+        for subnet in subnets:
+            engine(x, subnet, out)
+    except PointError:
+        shape = (32, *net.shape)
+        draw = np.random.default_rng(1)
+        images = draw.integers(0, 256, shape, dtype=np.uint8) if x.dtype == np.uint8 else draw.standard_normal(shape)
+        copy = net.copy()
+        copy.recalibrate(images.astype(x.dtype), points=list(subnets))
+        engine = copy.compile(threads=threads)
+    return [partial(engine, x, subnet, out) for subnet in subnets]
+
+
+def _label(point: PointDocument) -> str:
+    text = "-".join(map(str, point.widths))
+    bits = [b for b in dict.fromkeys(point.bits) if b != "fp32"]
+    return text + (f"/{','.join(map(str, bits))}bit" if bits else "")

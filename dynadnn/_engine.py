@@ -1,0 +1,160 @@
+"""Engines: a network lowered for this CPU, with its operating points bound and ready to switch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._errors import UnsupportedError
+from ._table import Table
+
+if TYPE_CHECKING:
+    from ._network import Network
+    from ._points import Subnet
+
+
+def compile_network(net: Network, *, threads: int, isa: str | None, precision: str | None) -> Engine:
+    """Lower a network and bind every named point that has its tables."""
+    if precision not in (None, "fp32", "bf16"):
+        raise ValueError(f"precision must be 'fp32' or 'bf16', not {precision!r}")
+    if precision == "bf16":
+        raise UnsupportedError("precision='bf16' is not built yet: compile with 'fp32', or quantize the network")
+    if precision and net.quantised:
+        raise ValueError(f"precision={precision!r} is for float networks; this one is quantised to {net.views} bits")
+    return Engine(net.copy(), threads=threads, isa=isa)
+
+
+class Engine(_core.Engine):
+    """Runs a network at any of its operating points from one copy of the weights; `Network.compile` makes it.
+
+    An engine is a snapshot: it keeps the weights, points and statistics the network had. Calls from several threads wait
+    for one another; `clone` gives each thread its own memory for activations and point, and shares everything else.
+
+    Attributes
+    ----------
+    points : dict
+        Bound points by name, fraction and sub-net.
+    active : str, float or Subnet
+        The point that calls use, the widest at first.
+    threads : int
+        Threads a call uses, at most those it was compiled for.
+
+    Examples
+    --------
+    >>> import dynadnn as dn, numpy as np
+    >>> net = dn.nets.mlp((4,), 3, points=(0.5, 1.0), rng=0)
+    >>> x = np.ones((2, 4), np.float32)
+    >>> net.recalibrate(x)
+    >>> engine = net.compile()
+    >>> engine.select(0.5)
+    >>> engine(x).shape
+    (2, 3)
+    """
+
+    _net: Network
+    _isa: str | None
+
+    def __new__(cls, net: Network, *, threads: int = 1, isa: str | None = None, plan: _core.Plan | None = None) -> Engine:
+        """Lower the network, or share an engine's plan."""
+        if plan is None:
+            plan = _core.Plan(net._graph, net._core_params(), input_table=net._input_table(), threads=threads, isa=isa)
+        self = super().__new__(cls, plan, input_shape=net.shape, outputs=net.outputs)
+        self._net, self._isa = net, isa
+        for name, subnet in net.points.items():
+            if subnet in net.tables or not net._needs_tables:
+                self._add(name, subnet)
+        if self.points:
+            widest = net._find(None)
+            self.select(widest if widest in self.points else next(iter(self.points)))
+        return self
+
+    def __init__(self, net: Network, *, threads: int = 1, isa: str | None = None, plan: _core.Plan | None = None) -> None:
+        """Nothing is left to do after `__new__`."""
+
+    def _add(self, name: str, subnet: Subnet) -> None:
+        point = self.points.get(subnet) or self.plan.bind(*self._net._binding(subnet))
+        self.points[name] = self.points[subnet] = point
+        try:
+            self.points[float(name)] = point
+        except ValueError:
+            pass
+
+    def _bind(self, key: Any) -> _core.Point:
+        """Bind a point that was not bound at compile; the last two such points are kept."""
+        if key is None:
+            key = self._net._find(None)
+        subnet = self._net._find(key)
+        point = self.points.get(subnet)
+        if point is None:
+            point = self.plan.bind(*self._net._binding(subnet))
+            self._keep(subnet, point)
+        return point
+
+    def _keep(self, subnet: Subnet, point: _core.Point) -> None:
+        named = set(self._net.points.values())
+        spare = [known for known in self.points if not isinstance(known, str | float) and known not in named]
+        if len(spare) >= 2:
+            del self.points[spare[0]]
+        self.points[subnet] = point
+
+    def _convert(self, x: Any) -> NDArray[Any]:
+        """Images as the core takes them, or an error that says what is wrong."""
+        return self._net._images(x)
+
+    def clone(self) -> Engine:
+        """Return an engine that shares weights and bound points, with its own activation memory and active point."""
+        made = Engine(self._net, isa=self._isa, plan=self.plan)
+        made.points.update(self.points)
+        made.threads = self.threads
+        made.select(self.active)
+        return made
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes: packed ``weights`` (the same for any number of points), ``tables`` and steps of all bound points, ``arena`` of activations."""
+        points = list({id(p): p for p in self.points.values()}.values())
+        return {
+            "weights": self.plan.weight_bytes,
+            "tables": sum(p.table_bytes for p in points),
+            "arena": max([self.arena_bytes, *(p.arena_bytes for p in points)]),
+        }
+
+    def profile(self, x: Any, point: Any = None, *, repeats: int = 20) -> Table:
+        """Time each step of a call.
+
+        Parameters
+        ----------
+        x : array, shape (n, *shape)
+        point : optional
+            The active point without.
+        repeats : int
+            Calls to average.
+
+        Returns
+        -------
+        Table
+            Per step: node, kernel, ms per image, share of the time, MACs, GMAC/s.
+        """
+        bound = self._bind(self.active if point is None else point)
+        images = self._convert(x)
+        self.profile_steps(images, bound, 1)
+        milliseconds = self.profile_steps(images, bound, repeats) / (1e6 * repeats * len(images))
+        names = [node.name for node in self._net._spec.nodes]
+        rows = []
+        for step, ms in zip(bound.steps, milliseconds.tolist(), strict=True):
+            rate = step["macs"] / ms / 1e6 if ms else 0.0
+            rows.append((names[step["node"]], step["kernel"], ms, ms / max(milliseconds.sum(), 1e-12), step["macs"], rate))
+        return Table(("node", "kernel", "ms", "share", "macs", "gmacs_per_s"), rows)
+
+    def __repr__(self) -> str:
+        used = self._isa or _core.config()["isa_used"]
+        return f"Engine(points={list(self._net.points)}, active={self.active!r}, threads={self.threads}, isa={used!r})"
+
+
+def available_isas() -> list[str]:
+    """Instruction sets that kernels can use here."""
+    found: list[str] = _core.config()["isa_found"]
+    return found

@@ -1,0 +1,27 @@
+"""What an operating point needs besides the weights: statistics and scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Statistics of the batch norms and quantisation scales of one point, in the layout of the core.
+
+    Attributes
+    ----------
+    mean, variance : ndarray of float32, shape (norm channels,)
+        Of all batch norms, one after the other, at full width; only active channels matter.
+    scale : ndarray of float32, shape (nodes, groups), or None
+        Real value of one quantisation step of each tensor; None for a float network.
+    """
+
+    mean: F32
+    variance: F32
+    scale: F32 | None = None

@@ -1,0 +1,509 @@
+"""Data sets: images or signals with labels, split, with what preprocessing and augmentation they need."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._arguments import Rng, as_array, check_finite, check_images, generator, positive_int, seed_of
+from ._preprocess import Preprocess
+from ._readers import read_cifar10, read_idx_folder
+
+__all__ = ["Augment", "Data", "Split", "cifar10", "digits", "fashion_mnist", "from_arrays", "mnist", "shapes", "waves"]
+
+CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of training images; each is drawn per image and epoch.
+
+    Parameters
+    ----------
+    flip : bool
+        Mirror left and right with probability one half.
+    crop : int
+        Pixels of border (value 0) added on each side before a random crop back to size.
+    shift : int
+        Largest shift along both axes, in pixels; what enters is 0.
+    """
+
+    flip: bool = False
+    crop: int = 0
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        positive_int(self.crop, "crop", 0)
+        positive_int(self.shift, "shift", 0)
+
+    def __str__(self) -> str:
+        parts = ["flip"] if self.flip else []
+        parts += [f"pad-crop {self.crop}"] if self.crop else []
+        parts += [f"shift up to {self.shift}"] if self.shift else []
+        return ", ".join(parts) or "none"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with labels.
+
+    Attributes
+    ----------
+    x : ndarray of uint8 or float32, shape (n, h, w, c), (n, time, channels) or (n, features)
+    y : ndarray of int64, shape (n,), or of float32, shape (n, outputs)
+        Class labels, or targets of a regression or of several labels at once.
+    weight : ndarray of float32, shape (n,), or None
+        Weight of each sample in the loss.
+    index : ndarray of int64, shape (n,)
+        Row of each sample in the whole set.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[Any]
+    weight: NDArray[np.float32] | None = None
+    index: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        if len(self.index) != len(self.x):
+            object.__setattr__(self, "index", np.arange(len(self.x)))
+        for name, value in (("y", self.y), ("weight", self.weight)):
+            if value is not None and len(value) != len(self.x):
+                raise ValueError(f"{name} has {len(value)} rows, x has {len(self.x)}: they must be equal")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self)} x {self.x.shape[1:]} {self.x.dtype})"
+
+    def take(self, rows: ArrayLike) -> Split:
+        """Return the given rows, in that order."""
+        at = np.asarray(rows)
+        weight = None if self.weight is None else self.weight[at]
+        return Split(np.asarray(self.x[at]), self.y[at], weight, self.index[at])
+
+    def subset(self, n: int) -> Split:
+        """Return at most n rows that keep the proportions of the classes; the same rows every time."""
+        positive_int(n, "n")
+        return self if n >= len(self) else self.take(np.sort(_balanced_order(self.y, generator(0, n))[:n]))
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set in three splits.
+
+    Attributes
+    ----------
+    train, val, test : Split
+        For training, for choices, and for the final figure; val and test may be empty.
+    calibration : Split
+        Images of the training split (256, fewer if it is smaller) for statistics and quantisation.
+    outputs : int
+        Classes, or columns of y.
+    names : tuple of str
+        Names of the classes, or of the columns of y.
+    preprocess : Preprocess or None
+        For uint8 images, from the mean and deviation of the training split.
+    augment : Augment or None
+        What ``augment="auto"`` means in training.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    calibration: Split
+    outputs: int
+    names: tuple[str, ...]
+    preprocess: Preprocess | None = None
+    augment: Augment | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one image: (h, w, c), (time, channels) or (features,)."""
+        return tuple(int(n) for n in self.train.x.shape[1:])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of every image, label and weight of the three splits."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.val, self.test):
+            for array in (split.x, split.y, split.weight, split.index):
+                if array is None:
+                    digest.update(b"none")
+                    continue
+                digest.update(f"{array.dtype.str}{array.shape}".encode())
+                for start in range(0, len(array), 4096):
+                    digest.update(np.ascontiguousarray(array[start : start + 4096]))
+        return digest.hexdigest()
+
+    def subset(self, n: int) -> Data:
+        """Return the set with at most n images per split, classes in proportion; preprocessing stays."""
+        train = self.train.subset(n)
+        smaller = {"val": self.val.subset(n), "test": self.test.subset(n)} if n else {}
+        return replace(self, train=train, calibration=_calibration(train), **smaller)
+
+    def __repr__(self) -> str:
+        sizes = f"train={len(self.train)}, val={len(self.val)}, test={len(self.test)}"
+        return f"Data(shape={self.shape}, outputs={self.outputs}, {sizes})"
+
+
+def digits(*, rng: Rng = None) -> Data:
+    """Handwritten digits of the UCI repository, 8 x 8 grey pixels, 1,097 / 200 / 500 images; part of the package.
+
+    Parameters
+    ----------
+    rng : None, int or Generator
+        Decides the split.
+
+    Returns
+    -------
+    Data
+
+    Examples
+    --------
+    >>> digits(rng=0)
+    Data(shape=(8, 8, 1), outputs=10, train=1097, val=200, test=500)
+    """
+    with np.load(Path(__file__).parent / "_data" / "digits.npz", allow_pickle=False) as stored:
+        x, y = stored["x"], stored["y"].astype(np.int64)
+    return _split(x, y, 200, 500, seed_of(rng), augment=Augment(shift=1))
+
+
+def cifar10(root: str | Path, *, val: float = 0.1) -> Data:
+    """CIFAR-10 from the files of its binary version.
+
+    Parameters
+    ----------
+    root : path
+        The folder with ``data_batch_1.bin`` ... ``test_batch.bin``, or its parent.
+    val : float, default 0.1
+        Fraction of the training images kept for validation, always the same ones; 0 leaves ``val`` empty.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    FileNotFoundError
+        If the files are not there.
+    FormatError
+        If a file is not what the binary version holds.
+    """
+    x, y, test_x, test_y, names = read_cifar10(Path(root))
+    return _split(x, y, _fraction(val, "val", len(x)), (test_x, test_y), 0, names=names, augment=Augment(True, 4))
+
+
+def mnist(root: str | Path, *, val: float = 0.1) -> Data:
+    """MNIST from its four IDX files (``train-images-idx3-ubyte`` ..., also with ``.gz``).
+
+    Parameters
+    ----------
+    root : path
+        The folder with the files, or its parent.
+    val : float, default 0.1
+        Fraction of the training images kept for validation, always the same ones.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    FileNotFoundError
+        If the files are not there.
+    FormatError
+        If a file is not IDX or its sizes do not fit.
+    """
+    return _idx(root, val, tuple("0123456789"), Augment(shift=2))
+
+
+def fashion_mnist(root: str | Path, *, val: float = 0.1) -> Data:
+    """Fashion-MNIST; files and arguments as in `mnist`, augmented by mirroring and shifts."""
+    names = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+    return _idx(root, val, names, Augment(flip=True, shift=2))
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    *,
+    val: float | tuple[Any, Any] = 0.1,
+    test: float | tuple[Any, Any] = 0.1,
+    stratify: bool = True,
+    groups: Any = None,
+    weight: Any = None,
+    names: Sequence[str] | None = None,
+    rng: Rng = None,
+) -> Data:
+    """Make a data set of your own arrays.
+
+    Parameters
+    ----------
+    x : array of uint8 or float32, shape (n, h, w, c), (n, time, channels) or (n, features)
+        Raw images (uint8) or values that need no preprocessing (float32).
+    y : array of integers, shape (n,), or of float32, shape (n, outputs)
+        Labels from 0, or targets.
+    val, test : float or (x, y)
+        A fraction of x, arrays of their own, or 0.
+    stratify : bool, default True
+        Keep the proportions of the classes in each split.
+    groups : array, shape (n,), optional
+        Samples of one group (a person, a device) stay in one split.
+    weight : array of float, shape (n,), optional
+        Weight of each sample in the loss.
+    names : sequence of str, optional
+        Names of the classes, or of the columns of y.
+    rng : None, int or Generator
+        Decides the split.
+
+    Returns
+    -------
+    Data
+        Without augmentation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another type, rank or axis order, for labels out of range and for numbers that are not finite.
+
+    Examples
+    --------
+    >>> from_arrays(np.zeros((20, 4, 4, 1), np.uint8), np.arange(20) % 2, rng=0)
+    Data(shape=(4, 4, 1), outputs=2, train=16, val=2, test=2)
+    """
+    x = check_images(x, "x")
+    check_finite(x, "x")
+    y = _targets(y, "y", len(x))
+    if weight is not None:
+        weight = _weights(weight, len(x))
+    parts: list[int | tuple[NDArray[Any], NDArray[Any]]] = []
+    for name, part in (("val", val), ("test", test)):
+        if isinstance(part, tuple):
+            if len(part) != 2:
+                raise ValueError(f"{name} must be a fraction or (x, y), not a tuple of {len(part)}")
+            images = check_images(part[0], f"{name}[0]", tuple(x.shape[1:]))
+            if images.dtype != x.dtype:
+                raise TypeError(f"{name}[0] is {images.dtype}, x is {x.dtype}: they must be equal")
+            parts.append((images, _targets(part[1], f"{name}[1]", len(images))))
+        else:
+            parts.append(_fraction(part, name, len(x)))
+    keys = None if groups is None else as_array(groups, "groups")
+    if keys is not None and keys.shape != (len(x),):
+        raise ValueError(f"groups must have shape ({len(x)},), not {keys.shape}")
+    return _split(x, y, parts[0], parts[1], seed_of(rng), names=names, weight=weight, groups=keys, stratify=stratify)
+
+
+def shapes(n: int = 2000, size: int = 16, classes: int = 4, *, rng: Rng = 0) -> Data:
+    """Grey images of a regular polygon (class k has k + 3 corners) at random place, size and angle, with noise.
+
+    Parameters
+    ----------
+    n : int
+        Images in all; 80 % for training, 10 % each for validation and test.
+    size : int
+        Side in pixels, at least 8.
+    classes : int
+        From 2.
+    rng : None, int or Generator, default 0
+
+    Returns
+    -------
+    Data
+    """
+    n, size, classes = positive_int(n, "n", 10), positive_int(size, "size", 8), positive_int(classes, "classes", 2)
+    seed = seed_of(rng)
+    draw = generator(seed, 1)
+    y = np.arange(n) % classes
+    corners = (y + 3)[:, None, None]
+    radius = draw.uniform(0.28, 0.42, (n, 1, 1)) * size
+    centre = draw.uniform(0.42, 0.58, (2, n, 1, 1)) * size
+    turn = draw.uniform(0, 2 * np.pi, (n, 1, 1))
+    rows, columns = np.mgrid[:size, :size] + 0.5
+    dy, dx = rows - centre[0], columns - centre[1]
+    sector = np.pi / corners
+    angle = np.mod(np.arctan2(dy, dx) + turn, 2 * sector) - sector
+    inside = radius * np.cos(sector) - np.hypot(dy, dx) * np.cos(angle)
+    image = 60 + 120 * np.clip(inside + 0.5, 0, 1) + draw.normal(0, 12, inside.shape)
+    x = np.clip(np.rint(image), 0, 255).astype(np.uint8)[..., None]
+    names = [f"{k + 3} corners" for k in range(classes)]
+    return _split(x, y.astype(np.int64), n // 10, n // 10, seed, names=names)
+
+
+def waves(n: int = 2000, length: int = 64, channels: int = 2, classes: int = 4, *, rng: Rng = 0) -> Data:
+    """Signals of two tones in noise; class k decides the pair of frequencies, phase and strength are random.
+
+    Parameters
+    ----------
+    n : int
+        Signals in all; 80 % for training, 10 % each for validation and test.
+    length, channels, classes : int
+        Samples per signal, channels, and classes.
+    rng : None, int or Generator, default 0
+
+    Returns
+    -------
+    Data
+        float32 signals of mean 0, shape (length, channels).
+    """
+    n, length = positive_int(n, "n", 10), positive_int(length, "length", 8)
+    channels, classes = positive_int(channels, "channels"), positive_int(classes, "classes", 2)
+    seed = seed_of(rng)
+    draw = generator(seed, 2)
+    y = np.arange(n) % classes
+    time = np.arange(length)[None, :, None]
+    base = (1 + y)[:, None, None] * (length / (4.0 * (classes + 1)))
+    x = draw.normal(0, 0.7, (n, length, channels))
+    for harmonic in (1.0, 1.5):
+        phase = draw.uniform(0, 2 * np.pi, (n, 1, channels))
+        strength = draw.uniform(0.5, 1.2, (n, 1, channels))
+        x += strength * np.sin(2 * np.pi * base * harmonic * time / length + phase)
+    return _split(x.astype(np.float32), y.astype(np.int64), n // 10, n // 10, seed)
+
+
+def _idx(root: str | Path, val: float, names: tuple[str, ...], augment: Augment) -> Data:
+    x, y, test_x, test_y = read_idx_folder(Path(root))
+    return _split(x, y, _fraction(val, "val", len(x)), (test_x, test_y), 0, names=names, augment=augment)
+
+
+def _fraction(value: Any, name: str, n: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a fraction from 0 to 1 or (x, y), not {type(value).__name__}")
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be a fraction from 0 to below 1, not {value}")
+    return round(float(value) * n)
+
+
+def _targets(y: Any, name: str, n: int) -> NDArray[Any]:
+    y = as_array(y, name)
+    if y.ndim == 2 and y.shape[1] == 1 and y.dtype.kind in "iu":
+        raise ValueError(f"{name} must have shape ({n},), not {y.shape}: pass {name}[:, 0]")
+    if y.dtype.kind in "iu" and y.ndim == 1:
+        if len(y) and int(y.min()) < 0:
+            raise ValueError(f"{name} holds the label {int(y.min())}: labels count from 0")
+        y = y.astype(np.int64)
+    elif y.dtype == np.float32 and y.ndim == 2:
+        check_finite(y, name)
+    else:
+        raise TypeError(
+            f"{name} must be integers of shape (n,) or float32 of shape (n, outputs), not {y.dtype} of shape {y.shape}"
+        )
+    if len(y) != n:
+        raise ValueError(f"{name} has {len(y)} rows, x has {n}: they must be equal")
+    return y
+
+
+def _weights(weight: Any, n: int) -> NDArray[np.float32]:
+    weight = as_array(weight, "weight")
+    if weight.shape != (n,) or weight.dtype.kind not in "fiu":
+        raise ValueError(f"weight must be numbers of shape ({n},), not {weight.dtype} of shape {weight.shape}")
+    if not (np.isfinite(weight).all() and (weight >= 0).all()):
+        raise ValueError("weight must be finite and not below 0")
+    return weight.astype(np.float32)
+
+
+def _balanced_order(y: NDArray[Any], draw: np.random.Generator) -> NDArray[np.int64]:
+    """Random order in which every prefix holds the classes in proportion."""
+    order = draw.permutation(len(y))
+    if y.ndim != 1 or len(y) == 0:
+        return order
+    labels = y[order]
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    position = np.empty(len(y))
+    ranks = np.arange(len(y)) - starts[labels[by_class]]
+    position[by_class] = (ranks + draw.random(len(counts))[labels[by_class]]) / counts[labels[by_class]]
+    return order[np.argsort(position, kind="stable")]
+
+
+def _whole_groups(groups: NDArray[Any], sizes: Sequence[int], draw: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Rows of each part in which groups stay whole, about the sizes asked for; the last part is the rest."""
+    _, code = np.unique(groups, return_inverse=True)
+    members = np.bincount(code)
+    order = draw.permutation(len(members))
+    filled = np.cumsum(members[order])
+    parts, start = [], 0
+    for end in np.cumsum(sizes):
+        stop = int(np.searchsorted(filled, end, side="left")) + 1 if end else start
+        stop = start if stop <= start else min(stop, len(order) - 1)
+        parts.append(np.flatnonzero(np.isin(code, order[start:stop])))
+        start = stop
+    return [*parts, np.flatnonzero(np.isin(code, order[start:]))]
+
+
+def _split(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    val: int | tuple[NDArray[Any], NDArray[Any]],
+    test: int | tuple[NDArray[Any], NDArray[Any]],
+    seed: int,
+    *,
+    names: Sequence[str] | None = None,
+    augment: Augment | None = None,
+    weight: NDArray[np.float32] | None = None,
+    groups: NDArray[Any] | None = None,
+    stratify: bool = True,
+) -> Data:
+    """Cut x and y in three and add what follows from the training part."""
+    draw = generator(seed, 0)
+    sizes = [0 if isinstance(part, tuple) else part for part in (test, val)]
+    if sum(sizes) >= len(x):
+        raise ValueError(f"val and test take {sum(sizes)} of {len(x)} images: none are left for training")
+    if groups is not None:
+        rows = _whole_groups(groups, sizes, draw)
+    elif sum(sizes) == 0:
+        rows = [np.arange(0), np.arange(0), np.arange(len(x))]
+    else:
+        order = _balanced_order(y, draw) if stratify else draw.permutation(len(y))
+        rows = [np.sort(r) for r in np.split(order, np.cumsum(sizes))]
+    whole = Split(x, y, weight)
+    splits: dict[str, Split] = {}
+    for name, part, at in (("test", test, rows[0]), ("val", val, rows[1])):
+        splits[name] = Split(*part) if isinstance(part, tuple) else whole.take(at)
+    train = whole if len(rows[2]) == len(x) else whole.take(rows[2])
+    if len(train) == 0:
+        raise ValueError("the groups leave no images for training: lower val and test")
+    outputs, labels = _outputs([train, *splits.values()], names)
+    preprocess = _statistics(train.x) if x.dtype == np.uint8 else None
+    return Data(train, splits["val"], splits["test"], _calibration(train), outputs, labels, preprocess, augment)
+
+
+def _outputs(splits: Sequence[Split], names: Sequence[str] | None) -> tuple[int, tuple[str, ...]]:
+    shapes_of_y = {s.y.shape[1:] for s in splits if len(s)}
+    if len(shapes_of_y) > 1:
+        raise ValueError(f"y of the splits must have equal shapes per row, not {sorted(shapes_of_y)}")
+    y = splits[0].y
+    outputs = int(y.shape[1]) if y.ndim == 2 else max(int(s.y.max()) for s in splits if len(s)) + 1
+    if names is None:
+        return outputs, tuple(str(k) for k in range(outputs))
+    if len(names) < outputs or (y.ndim == 2 and len(names) != outputs):
+        largest = f"labels go up to {outputs - 1}" if y.ndim == 1 else f"y has {outputs} columns"
+        raise ValueError(f"names has {len(names)} entries but {largest}")
+    return len(names), tuple(str(name) for name in names)
+
+
+def _statistics(x: NDArray[Any]) -> Preprocess:
+    """Mean and deviation per channel, from exact integer histograms."""
+    values = np.arange(256.0) / 255.0
+    mean, std = [], []
+    for channel in range(x.shape[-1]) if x.ndim > 2 else (slice(None),):
+        counts = np.zeros(256)
+        for start in range(0, len(x), 4096):
+            counts += np.bincount(np.asarray(x[start : start + 4096][..., channel]).ravel(), minlength=256)
+        counts /= counts.sum()
+        average = float(counts @ values)
+        mean.append(average)
+        std.append(max(float(np.sqrt(counts @ (values - average) ** 2)), 1 / 255))
+    return Preprocess(mean, std)
+
+
+def _calibration(train: Split) -> Split:
+    return train.subset(CALIBRATION_IMAGES)

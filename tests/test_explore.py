@@ -1,0 +1,323 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from fakes import fake_data, fake_network
+
+import dynadnn as dn
+from dynadnn import _explore
+from dynadnn._space import Genes, as_constraint
+from dynadnn._timing import nondominated
+
+SPEED = dict(gmacs=10, bytes_per_s=1e10)
+OPTIONS = dict(population=12, generations=6, budget=60, progress=False, rng=0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return fake_data()
+
+
+def search(net, data, **options):
+    return dn.explore(net, data, **{"device": dn.Device.from_speed(**SPEED), **OPTIONS, **options})
+
+
+@pytest.fixture(scope="module")
+def front(data):
+    return search(fake_network(), data)
+
+
+def outcome(front):
+    return [(r.point, r.threads, r.accuracy, r.latency_ms) for r in front.records]
+
+
+def test_no_point_of_a_front_beats_another(front):
+    costs = np.array([(r.error, r.latency_ms) for r in front.records])
+    assert len(front) > 3 and nondominated(costs).all()
+    everything = np.array([(r.error, r.latency_ms) for r in front.evaluated])
+    assert all((np.any(c < everything, axis=1) | np.all(c <= everything, axis=1)).all() for c in costs)
+
+
+def test_named_points_are_evaluated_and_keep_their_names(front):
+    assert [r.name for r in front.evaluated if r.name] == ["0.25", "0.5", "1.0"]
+
+
+def test_sub_nets_are_not_uniform_unless_asked_for(front, data):
+    def fractions(f):
+        return [{w / s.full for w, s in zip(r.point.widths, f.network.spaces, strict=True)} for r in f.evaluated]
+
+    assert any(len(shares) > 1 for shares in fractions(front))
+    uniform = search(fake_network(), data, space=dn.Space(uniform=True, widths=(0.25, 0.5, 0.75, 1.0)))
+    assert all(len(shares) == 1 for shares in fractions(uniform)) and len(uniform.evaluated) == 4
+
+
+def test_nothing_is_evaluated_twice(data, monkeypatch):
+    net, seen = fake_network(), []
+    evaluate = type(net).evaluate
+    monkeypatch.setattr(type(net), "evaluate", lambda self, s, p, **k: seen.append(p) or evaluate(self, s, p, **k))
+    front = search(net, data)
+    assert len(seen) == len(set(seen)) == len(front.evaluated)
+
+
+def test_the_budget_is_the_most_evaluations(front, data):
+    assert len(front.evaluated) <= 60
+    assert len(search(fake_network(), data, budget=5).evaluated) == 5
+
+
+def test_the_network_is_not_changed_and_the_fronts_has_statistics(front, data):
+    net = fake_network()
+    tables, points = dict(net.tables), dict(net.points)
+    made = search(net, data)
+    assert dict(net.tables) == tables and dict(net.points) == points
+    assert all(r.point in made.network.tables for r in made.records)
+
+
+def test_the_same_seed_gives_the_same_front(front, data):
+    assert outcome(search(fake_network(), data)) == outcome(front)
+
+
+def test_another_seed_evaluates_other_points(front, data):
+    other = search(fake_network(), data, rng=1)
+    assert {r.point for r in other.evaluated} != {r.point for r in front.evaluated}
+
+
+def test_workers_do_not_change_the_front(front, data):
+    with ThreadPoolExecutor(3) as executor:
+        assert outcome(search(fake_network(), data, executor=executor)) == outcome(front)
+
+
+def test_a_seed_that_was_not_given_is_recorded(data):
+    first = search(fake_network(), data, rng=None)
+    assert outcome(search(fake_network(), data, rng=first.seed)) == outcome(first)
+
+
+def test_constraints_hold_on_the_front(front, data):
+    limited = search(fake_network(), data, constraints=("latency_ms <= 0.5", "accuracy >= 0.8"))
+    assert all(r.latency_ms <= 0.5 and r.accuracy >= 0.8 for r in limited.records)
+    assert any(r.violations for r in limited.evaluated)
+
+
+def test_own_constraints_are_functions_of_a_record(data):
+    limited = search(fake_network(), data, constraints=lambda r: r.macs - 5e6)
+    assert all(r.macs <= 5e6 for r in limited.records)
+
+
+def test_without_a_feasible_point_the_error_says_how_far_the_nearest_is(data):
+    with pytest.raises(dn.PointError, match=r"none of \d+ points meets.*'latency_ms <= 0\.001' is missed by \d+"):
+        search(fake_network(), data, constraints="latency_ms <= 0.001", generations=2)
+
+
+@pytest.mark.parametrize("text", ["latency_ms", "latency_ms << 5", "__import__('os')", "latency_ms <= five", 3])
+def test_a_constraint_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="constraint"):
+        as_constraint(text)
+
+
+def test_a_constraint_on_an_unknown_column_fails_and_names_the_columns(data):
+    with pytest.raises(dn.PointError, match="no column 'speed'"):
+        search(fake_network(), data, constraints="speed <= 1", generations=1)
+
+
+@pytest.mark.parametrize("how", ["error", "nan"])
+def test_a_failed_evaluation_is_a_record_and_the_search_goes_on(data, how):
+    net = fake_network()
+    net.breaks = how
+    front = search(net, data)
+    failed = [r for r in front.evaluated if r.failure]
+    assert failed and all(r.point.widths[0] == 8 for r in failed)
+    assert ("Traceback" in failed[0].failure) == (how == "error")
+    assert all(r.failure is None for r in front.records)
+
+
+def test_if_every_evaluation_fails_the_error_says_why(data):
+    net = fake_network()
+    net.breaks = "error"
+    with pytest.raises(dn.PointError, match=r"all 1 evaluations failed.*a narrow first layer"):
+        search(net, data, space=dn.Space(widths=(0.25,)), init=())
+
+
+def test_an_own_objective_is_minimised_or_maximised(data):
+    few = dn.Objective("channels", lambda net, point, split: sum(point.widths))
+    front = search(fake_network(), data, objectives=("error", few))
+    assert all(r.values["channels"] == sum(r.point.widths) for r in front.records)
+    most = search(fake_network(), data, objectives=(dn.Objective("c", lambda n, p, s: sum(p.widths), maximize=True),))
+    assert most.records[0].point == fake_network().subnet(1.0)
+
+
+def test_a_metric_can_be_an_objective(data):
+    front = search(fake_network(), data, objectives=("half", "bytes"), generations=1)
+    assert front.objectives == ("half", "bytes") and front.records[0].values["half"] < 0.5
+
+
+def test_three_objectives_work(data):
+    try:
+        front = search(fake_network(), data, objectives=("error", "latency_ms", "bytes"), generations=2)
+    except ValueError as error:
+        pytest.skip(f"hypervolume of three: {error}")
+    assert len(front) > 0
+
+
+def test_accuracy_as_an_objective_is_maximised(data):
+    front = search(fake_network(), data, objectives=("accuracy", "macs"))
+    assert max(r.accuracy for r in front.records) == max(r.accuracy for r in front.evaluated)
+
+
+def test_threads_can_be_varied(data):
+    front = search(fake_network(), data, space=dn.Space(widths=(0.5, 1.0), uniform=True, threads=(1, 2)))
+    assert {r.threads for r in front.evaluated} == {1, 2}
+    assert "2 threads" in max(front.evaluated, key=lambda r: r.threads).label
+
+
+def test_a_killed_search_goes_on_to_the_same_front(front, data, tmp_path, monkeypatch):
+    path = tmp_path / "search.jsonl"
+    net, calls = fake_network(), []
+    evaluate = type(net).evaluate
+
+    def dies(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return evaluate(self, *args, **kwargs)
+
+    with monkeypatch.context() as m:
+        m.setattr(type(net), "evaluate", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search(net, data, checkpoint=path)
+    with open(path, "ab") as file:
+        file.write(b'{"point": {"wid')  # killed while it wrote
+    calls.clear()
+    monkeypatch.setattr(type(net), "evaluate", lambda *a, **k: calls.append(1) or evaluate(*a, **k))
+    resumed = search(net, data, checkpoint=path, rng=None)
+    assert outcome(resumed) == outcome(front)
+    assert 0 < len(calls) < len(front.evaluated)
+    assert all(r.point in resumed.network.tables for r in resumed.records)
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == 1 + len(front.evaluated) and all(json.loads(line) for line in lines)
+
+
+def test_a_finished_search_answers_from_its_checkpoint(front, data, tmp_path, monkeypatch):
+    net = fake_network()
+    search(net, data, checkpoint=tmp_path / "s.jsonl")
+    monkeypatch.setattr(type(net), "evaluate", lambda *a, **k: pytest.fail("evaluated again"))
+    assert outcome(search(net, data, checkpoint=tmp_path / "s.jsonl")) == outcome(front)
+
+
+def test_a_checkpoint_of_another_search_is_refused_with_the_differences(data, tmp_path):
+    path = tmp_path / "s.jsonl"
+    search(fake_network(), data, checkpoint=path, budget=3)
+    with pytest.raises(ValueError, match="population: 12 there, 16 here"):
+        search(fake_network(), data, checkpoint=path, population=16)
+    assert len(search(fake_network(), data, checkpoint=path, population=16, resume=False, budget=3).evaluated) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}\n", "nothing\n", '{"format": "dynadnn-search", "version": 9, "options": {}}\n']
+)
+def test_a_file_that_is_no_checkpoint_is_refused(data, tmp_path, text):
+    path = tmp_path / "s.jsonl"
+    path.write_text(text)
+    if text:
+        with pytest.raises(dn.FormatError, match=r"s\.jsonl"):
+            search(fake_network(), data, checkpoint=path)
+    else:
+        assert search(fake_network(), data, checkpoint=path, budget=3)
+
+
+def test_a_damaged_line_is_named(data, tmp_path):
+    path = tmp_path / "s.jsonl"
+    search(fake_network(), data, checkpoint=path, budget=3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"{}\n" + lines[1])
+    with pytest.raises(dn.FormatError, match="line 2"):
+        search(fake_network(), data, checkpoint=path)
+
+
+def test_a_search_ends_when_it_gains_nothing_more(data):
+    front = search(fake_network(), data, generations=50, budget=None, space=dn.Space(widths=(0.5, 1.0), uniform=True))
+    assert len(front.evaluated) == 3
+    assert _explore._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2], 9, 1, 0)
+    assert not _explore._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2.1], 9, 1, 0)
+    assert not _explore._ended("stalled", [0.0] * 9, 9, 1, 0)
+
+
+def test_termination_can_be_a_number_or_a_function(data):
+    states = []
+    search(fake_network(), data, termination=lambda s: states.append(s) or s.generation == 2, budget=None)
+    assert [s.generation for s in states] == [1, 2] and states[1].evaluations > states[0].evaluations
+    assert len(search(fake_network(), data, termination=1, budget=None).evaluated) <= 15
+    with pytest.raises(ValueError, match="termination"):
+        search(fake_network(), data, termination="soon")
+
+
+def test_no_evaluation_starts_after_max_seconds(data):
+    front = search(fake_network(), data, max_seconds=1e9, generations=2)
+    assert len(front) > 0
+    with pytest.raises(dn.PointError, match="nothing was evaluated"):
+        search(fake_network(), data, max_seconds=0)
+
+
+def test_points_are_measured_again_after_a_search_on_this_cpu(data):
+    front = search(fake_network(), data, device=None, budget=8)
+    assert all(r.latency_ms > 0 and r.latency_ms_measured > 0 and r.runs for r in front.records)
+    assert all(r.latency_ms_measured for r in front.evaluated if r.name)
+
+
+def test_a_device_of_another_cpu_measures_nothing_and_the_front_says_so(front):
+    assert all(r.latency_ms_measured is None for r in front.records)
+    assert "model of" in front.machine.cpu and "not measured here" in str(front)
+
+
+def test_points_that_a_foreign_table_lacks_are_failures(data):
+    net = fake_network()
+    device = dn.Device.from_table(net, {p: i + 1.0 for i, p in enumerate(net.points)})
+    front = search(net, data, device=device, space=dn.Space(widths=(0.25, 0.5, 0.75, 1.0), uniform=True))
+    assert {r.name for r in front.records} == {"0.25", "0.5", "1.0"}
+    assert sum(r.failure is not None for r in front.evaluated) == 1
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (dict(widths=()), "empty"),
+        (dict(widths=(2.0,)), "fractions"),
+        (dict(threads=(0,)), "threads"),
+        (dict(bits="some"), "per layer"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(space, message):
+    with pytest.raises(ValueError, match=message):
+        dn.Space(**space)
+
+
+def test_bits_of_a_float_network_are_refused(data):
+    with pytest.raises(dn.PointError, match="not quantised"):
+        search(fake_network(), data, space=dn.Space(bits=(8, 4)))
+
+
+def test_genes_and_sub_nets_correspond():
+    net = fake_network()
+    genes = Genes(net, dn.Space(depth=True, threads=(1, 2)))
+    draw = np.random.default_rng(0)
+    assert len(genes.lower) == len(net.spaces) + 1 + len(net.stages) + 1
+    for _ in range(50):
+        row = draw.integers(genes.lower, genes.upper + 1).astype(float)
+        np.testing.assert_array_equal(genes.encode(*genes.decode(row)), row)
+    for bound, width in ((genes.lower, 8), (genes.upper, 32)):
+        assert genes.decode(bound)[0].widths[0] == width
+    assert genes.encode(net.subnet(0.5), 4) is None
+
+
+def test_objectives_must_be_names_or_objectives(data):
+    for wrong, error in (((), ValueError), ((3,), TypeError)):
+        with pytest.raises(error, match="objective"):
+            search(fake_network(), data, objectives=wrong)
+    with pytest.raises(TypeError, match="needs a function"):
+        dn.Objective("x", 3)
+
+
+def test_data_without_validation_images_is_refused(data):
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match=r"data\.val is empty"):
+        search(fake_network(), replace(data, val=data.val.take([])))
