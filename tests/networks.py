@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from reference import F32, Bound, MinMax, Network, Node, Params, Subnet, Tables, calibrate
+from reference import F32, Bound, MinMax, Network, Node, Params, Subnet, Tables, UnspecifiedError, calibrate
 
 # The largest code of a weight by its lowest offered bits: what rounds up to the view's largest code and no further.
 CODE_LIMIT = {8: 127, 4: 119, 3: 111, 2: 95}
@@ -27,6 +27,7 @@ class Case:
     offered: list[int]  # bits
     subnets: list[Subnet] = field(default_factory=list)
     tables: list[Tables] = field(default_factory=list)
+    specified: bool = True  # whether the oracle knows its integer inference
 
 
 class Builder:
@@ -321,10 +322,18 @@ def finish(
     table = np.stack([((byte / 255 - m) / s).astype(F32) for m, s in zip(mean, std, strict=True)])
     images = rng.integers(0, 256, (2, first.height, first.width, first.channels), dtype=np.uint8)
     case = Case(seed, net, nodes, params, floating, table, images, offered)
+    case.specified = all(net.live)  # dead code may keep others from fusing
     everything = Subnet(list(net.full), None, None)
     for subnet in [everything, *(random_subnet(net, rng, offered, stages) for _ in range(subnets - 1))]:
         case.subnets.append(subnet)
-        tables = calibrate(net, params, subnet, images, table, _Loose(rng))
+        try:
+            tables = calibrate(net, params, subnet, images, table, _Loose(rng))
+        except UnspecifiedError:
+            case.specified = False
+            shape = (len(nodes), groups)
+            tables = Tables(
+                np.zeros(net.norm_channels, F32), np.ones(net.norm_channels, F32), np.full(shape, 0.05, F32)
+            )
         if rng.random() < 0.5:  # a concat may have the scale of one of its inputs: then it copies
             for number, node in enumerate(net.nodes):
                 if node["op"] == "concat":

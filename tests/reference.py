@@ -28,8 +28,9 @@ Where the specification leaves an order of operations or a case open, this file 
     s_in / s_out``, as in 1 with ``s_w = 1`` and one "weight" of 1, so ``b`` holds ``- zp_in * s``.
 7.  In a fused add the residual is the other input, whichever side of the add it stands on. Where both inputs end
     convolution chains, the higher tensor number fuses. An add of a tensor to itself does not fuse (the tensor has two
-    consumers). The network's output counts as a consumer.
-8.  A chain does not cross the border of a block, for the block may be dropped. It looks through dropout and identity.
+    consumers). The network's output counts as a consumer; what does not lead to it does not.
+8.  A chain does not cross the border of a block, for the block may be dropped. It looks through dropout, identity and
+    flatten.
 9.  The chain (convolution or linear, batch norm, add) that makes the network's output, directly or through identity,
     dropout and flatten, writes float32 ``v`` without clamp and rounding, with ``s`` and ``b`` in real units. Any other
     output is dequantised: ``float32(q - zp) * s``.
@@ -203,10 +204,16 @@ class Network:
         for number, node in enumerate(self.nodes):
             self.tensors.append(self._infer(number, node))
         self._settle_spaces()
+        self.live = live = [False] * len(
+            self.nodes
+        )  # what no way leads from to the output is not computed and consumes nothing
+        live[self.output] = True
         self.consumers: list[list[int]] = [[] for _ in self.nodes]
-        for number, node in enumerate(self.nodes):
-            for source in node["inputs"]:
-                self.consumers[source].append(number)
+        for number in reversed(range(len(self.nodes))):
+            if live[number]:
+                for source in self.nodes[number]["inputs"]:
+                    live[source] = True
+                    self.consumers[source].append(number)
         self.consumers[self.output].append(-1)
         self.chains = self._fuse()
         self.float_tail = self.output  # the tensor that is written as float logits, if a chain makes it
@@ -380,7 +387,7 @@ class Network:
                 return None
             if self.nodes[users[0]]["op"] in ops:
                 return users[0]
-            if self.nodes[users[0]]["op"] not in ("identity", "dropout"):
+            if self.nodes[users[0]]["op"] not in PASSES:
                 return None
             tensor = users[0]
 
@@ -400,7 +407,7 @@ class Network:
                 tail = max(tails)
                 chain = chains.pop(tail)
                 first = node["inputs"][0]
-                while first != tail and self.nodes[first]["op"] in ("identity", "dropout"):
+                while first != tail and self.nodes[first]["op"] in PASSES:
                     first = self.nodes[first]["inputs"][0]
                 residual = node["inputs"][1 if first == tail else 0]
                 chains[number] = chain | {"add": number, "residual": residual}
@@ -439,6 +446,8 @@ class Network:
             inside = set(members)
             sources = {i for m in members for i in self.nodes[m]["inputs"]} - inside
             results = [m for m in members if set(self.consumers[m]) - inside]
+            if not results:  # nothing reads it: it is dead code
+                continue
             assert len(sources) == 1 and len(results) == 1
             alias[results[0]] = alias[sources.pop()]
         return alias, skip
@@ -700,7 +709,7 @@ class _Int8:
         residual = None
         if parts["residual"] is not None:
             residual, zero_res, s_res = self.read(parts["residual"])
-            real = real + self.real(parts["residual"])
+            real = real + self.real(parts["residual"]).reshape(real.shape)
         activation = None if parts["activation"] is None else net.nodes[parts["activation"]]["op"]
         if activation is not None:
             real = activate(activation, real)
@@ -734,7 +743,7 @@ class _Int8:
             factor, shift = self.norm(parts["norm"], real)
         real = real * factor + shift
         if parts["residual"] is not None:
-            real = real + self.real(parts["residual"])
+            real = real + self.real(parts["residual"]).reshape(real.shape)
         activation = None if parts["activation"] is None else self.net.nodes[parts["activation"]]["op"]
         if activation is not None:
             real = activate(activation, real)
@@ -752,20 +761,24 @@ class _Int8:
         residual: int | None,
     ) -> None:
         """The epilogue: acc counts `step` real units each, of which `compensation` counts stand for zero."""
-        s_out, zero_out = self.out_scale(tail, real), self.bound.zero(tail)
+        flat = self.net.tensors[tail].flat and acc.shape[3] != len(self.bound.kept[tail])
+        s_out, zero_out = self.out_scale(tail, flatten_map(real) if flat else real), self.bound.zero(tail)
+        s_out = s_out[: acc.shape[3]]  # pixel by pixel the same
         unit = np.ones(len(s_out)) if activation == "hardswish" else s_out
         s = step / unit
         b = offset / unit - compensation * s
         r = rs = None
         if residual is not None:
             r, zero_res, s_res = self.read(residual)
+            r, s_res = r.reshape(acc.shape), s_res[: acc.shape[3]]
             b = b - zero_res * s_res / unit
             rs = s_res / unit
         if activation == "hardswish":
-            self.codes[tail] = epilogue(acc, s, b, r, rs, (1 / s_out, zero_out))
-            return
-        hi = np.minimum(255, np.rint(6 / s_out)) if activation == "relu6" else 255
-        self.codes[tail] = epilogue(acc, s, b + zero_out, r, rs, None, 0, hi)
+            y = epilogue(acc, s, b, r, rs, (1 / s_out, zero_out))
+        else:
+            hi = np.minimum(255, np.rint(6 / s_out)) if activation == "relu6" else 255
+            y = epilogue(acc, s, b + zero_out, r, rs, None, 0, hi)
+        self.codes[tail] = flatten_map(y) if flat else y
 
     def alone(self, number: int) -> None:
         bound, net = self.bound, self.net
@@ -829,9 +842,11 @@ class _Int8:
                     inside.add(number)
                     number = net.consumers[number][0]
         for number, node in enumerate(net.nodes):
-            if self.bound.skip[number] or self.logits is not None:
+            if self.bound.skip[number] or not net.live[number] or self.logits is not None:
                 continue
             if node["op"] == "input":
+                if any(n < 0 or net.nodes[n]["op"] not in ("conv2d", "linear") for n in net.consumers[number]):
+                    raise UnspecifiedError("what reads the image before the first integer layer computes in float")
                 if self.chooser is not None:
                     real = x
                     if x.dtype == np.uint8:
@@ -927,7 +942,7 @@ def run_float(
         assert input_table is not None
         x = np.stack([input_table[c][x[..., c]] for c in range(x.shape[-1])], -1)
     for number, node in enumerate(net.nodes):
-        if bound.skip[number]:
+        if bound.skip[number] or not net.live[number]:
             continue
         op, kept, p = node["op"], bound.kept[number], params[number]
         source = [values[bound.alias[i]] for i in node["inputs"]]
