@@ -193,6 +193,10 @@ static inline uint8_t *dn_map_at(uint8_t *base, const dn_map *map, int32_t y, in
     return base + map->offset + (map->u8 ? element : element * 4);
 }
 
+/* Whether the taps of a kernel row lie side by side in input and weights, so that they are one run of channels: nothing sliced, one segment, no dilation. runs is the step's list. */
+static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {
+    return op->int8 && step->parts == 1 && !op->partial && node->dilation_w == 1 && lanes == step->in.pixel && (size_t)lanes * 16 == op->tap_stride;
+}
 /* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */
 void dn_conv_choose(dn_binding *b, dn_step *step); /* tile.c */
 /* The tiles a convolution step uses, " 6x16" or " 6x16+6x8", for describing. */
