@@ -81,38 +81,51 @@ static void radix_sort(dn_sort_item *items, dn_sort_item *scratch, size_t n, uin
     if (passes & 1) memcpy(scratch, items, n * sizeof *items);
 }
 
+typedef struct range {
+    uint64_t low, high;
+} range;
+
 /* Leading bits by radix, the rest, and equal keys by row, by insertion or merging. */
-static void sort_items(dn_sort_item *items, dn_sort_item *scratch, size_t n, const double *f, size_t m) {
+static void sort_items(dn_sort_item *items, dn_sort_item *scratch, size_t n, range keys, const double *f, size_t m) {
     if (n > SMALL) {
-        uint64_t low = items[0].key, high = low;
-        for (size_t i = 1; i < n; i++) {
-            if (items[i].key < low) low = items[i].key;
-            if (items[i].key > high) high = items[i].key;
-        }
-        int span = low < high ? 64 - __builtin_clzll(high - low) : 0; /* bits in which keys differ */
+        int span = keys.low < keys.high ? 64 - __builtin_clzll(keys.high - keys.low) : 0; /* bits in which keys differ */
         int width = n <= 1024 ? 8 : WIDTH, passes = n <= 8192 ? 2 : PASSES;
         if (span <= 2 * width) passes = span <= width ? span > 0 : 2;
         int shift = span - width * passes;
-        radix_sort(items, scratch, n, low, shift > 0 ? shift : 0, width, passes);
+        radix_sort(items, scratch, n, keys.low, shift > 0 ? shift : 0, width, passes);
         if (shift <= 0 && !f) return;
     }
     if (!insertion_sort(items, n, f, m, n > SMALL ? MOVES * n : SIZE_MAX)) merge_sort(items, scratch, n, f, m);
 }
 
-void dn_sort(dn_sort_item *items, dn_sort_item *scratch, size_t n) { sort_items(items, scratch, n, NULL, 0); }
+void dn_sort(dn_sort_item *items, dn_sort_item *scratch, size_t n) {
+    range keys = {UINT64_MAX, 0};
+    for (size_t i = 0; i < n; i++) {
+        if (items[i].key < keys.low) keys.low = items[i].key;
+        if (items[i].key > keys.high) keys.high = items[i].key;
+    }
+    sort_items(items, scratch, n, keys, NULL, 0);
+}
 
-static void fill_column(dn_sort_item *items, const double *f, size_t n, size_t m, size_t column) {
-    for (size_t i = 0; i < n; i++) items[i] = (dn_sort_item){.key = dn_sort_key(f[i * m + column]), .index = (uint32_t)i};
+static range fill_column(dn_sort_item *items, const double *f, size_t n, size_t m, size_t column) {
+    range keys = {UINT64_MAX, 0};
+    for (size_t i = 0; i < n; i++) {
+        uint64_t key = dn_sort_key(f[i * m + column]);
+        if (key < keys.low) keys.low = key;
+        if (key > keys.high) keys.high = key;
+        items[i] = (dn_sort_item){.key = key, .index = (uint32_t)i};
+    }
+    return keys;
 }
 
 void dn_sort_column(dn_sort_item *items, dn_sort_item *scratch, const double *f, size_t n, size_t m, size_t column) {
-    fill_column(items, f, n, m, column);
-    sort_items(items, scratch, n, NULL, 0);
+    range keys = fill_column(items, f, n, m, column);
+    sort_items(items, scratch, n, keys, NULL, 0);
 }
 
 void dn_sort_rows(dn_sort_item *items, dn_sort_item *scratch, const double *f, size_t n, size_t m) {
-    fill_column(items, f, n, m, 0);
-    sort_items(items, scratch, n, f, m);
+    range keys = fill_column(items, f, n, m, 0);
+    sort_items(items, scratch, n, keys, f, m);
 }
 
 size_t dn_first_nan(const double *values, size_t count) {
