@@ -40,7 +40,8 @@ typedef struct dn_stair {
 typedef struct dn_ranker {
     size_t rows, objectives; /* capacity; exact */
     const dn_bitset_ops *ops;
-    dn_sort_item *items, *scratch;
+    uint64_t *sorted, *scratch;
+    double *column;       /* four and more: one objective of each position */
     uint64_t *tail;       /* two objectives: key of the smallest second objective of each front */
     dn_step *steps;       /* three: pool of the stairs' steps */
     dn_stair *stairs;
