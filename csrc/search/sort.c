@@ -127,9 +127,13 @@ uint64_t dn_sort_rows(uint64_t *order, uint64_t *scratch, const double *f, size_
 }
 
 size_t dn_first_nan(const double *values, size_t count) {
-    int found = 0;
-    for (size_t i = 0; i < count; i++) found |= values[i] != values[i]; /* no exit, so that it vectorises */
-    if (!found) return count;
+    const uint64_t exponent = 0x7ff0000000000000u, one = 0x0010000000000000u;
+    uint64_t any = 0, bits;
+    for (size_t i = 0; i < count; i++) { /* all exponent bits set (infinite or NaN) carry into bit 63; integers, since SSE2 vectorises these */
+        memcpy(&bits, values + i, sizeof bits);
+        any |= (bits & exponent) + one;
+    }
+    if (!(any >> 63)) return count;
     size_t i = 0;
     while (i < count && values[i] == values[i]) i++;
     return i;
