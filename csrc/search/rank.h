@@ -65,11 +65,6 @@ void dn_ranker_free(dn_ranker *ranker);
 /* f [n][objectives] without NaN, n <= rows. rank[n]: 0 = non-dominated; *count (may be NULL) the number of fronts. Can fail only for memory. */
 dn_status dn_ranker_run(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *count, dn_error *err);
 
-/* Parts of dn_ranker_run. */
-dn_status dn_rank_three(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *fronts, dn_error *err);
-/* Doubles a growing array of elements of `size` bytes when all its room is used. */
-dn_status dn_ranker_grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err);
-
 /* Parts of dn_ranker_run. dn_ranker_grow makes an array of `used` elements of `size` bytes, in room for *capacity, at least twice as large. */
 dn_status dn_rank_three(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *fronts, dn_error *err);
 dn_status dn_ranker_grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err);

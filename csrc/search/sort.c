@@ -7,8 +7,8 @@
 
 #include <stdbool.h>
 
-enum { WIDTH = 11, PASSES = 3 };  /* of the radix sort; 33 bits tell 10^5 spread-out values apart */
-enum { SMALL = 24, MOVES = 6 };   /* insertion alone up to SMALL rows; at most MOVES shifts per row otherwise */
+enum { WIDTH = 11, PASSES = 3 }; /* of the radix sort; 33 bits tell 10^5 spread-out values apart */
+enum { SMALL = 24, MOVES = 6 }; /* insertion alone up to SMALL rows; at most MOVES shifts per row otherwise */
 
 typedef struct rows {
     const double *f;
@@ -58,9 +58,9 @@ static void merge_sort(uint64_t *order, uint64_t *scratch, size_t n, const rows 
 }
 
 typedef struct plan {
-    uint64_t low;                   /* smallest key */
-    int lost;                       /* low bits of the key that do not fit */
-    int shift, width, passes;       /* digits of the word; the last one ends with its leading bit */
+    uint64_t low;             /* smallest key */
+    int lost;                 /* low bits of the key that do not fit */
+    int shift, width, passes; /* digits of the word; the last one ends with its leading bit */
 } plan;
 
 static int bit_length(uint64_t x) { return x ? 64 - __builtin_clzll(x) : 0; }
