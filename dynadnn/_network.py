@@ -489,12 +489,23 @@ class Network:
             wanted = [self._find(p) for p in ([points] if single else points)]
         if not self._needs_tables:
             return
-        threads = thread_count(None)
-        plan, tables = self._plan(threads), {}
         for subnet in dict.fromkeys(wanted):
-            arrays = self._rules.arrays(subnet)
-            tables[subnet] = Tables(*plan.calibrate(*arrays, images, range=self._calibrate, threads=threads))
-        self._set_tables({**self._tables, **tables})
+            self._recalibrate_point(subnet, images)
+
+    def _recalibrate_point(
+        self, subnet: Subnet, images: NDArray[Any], mean_shift: F32 | None = None, variance_ratio: F32 | None = None
+    ) -> None:
+        """Tables of one point from checked images; mean_shift and variance_ratio correct what the images give."""
+        threads = thread_count(None)
+        tables = self._plan(threads).calibrate(
+            *self._rules.arrays(subnet),
+            images,
+            range=self._calibrate,
+            threads=threads,
+            mean_shift=mean_shift,
+            variance_ratio=variance_ratio,
+        )
+        self._set_tables({**self._tables, subnet: Tables(*tables)})
 
     def _empty_statistics(self) -> tuple[F32, F32]:
         n = self._graph.norm_channels

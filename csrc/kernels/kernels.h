@@ -226,10 +226,81 @@ typedef struct dn_convgrad_f32 {
     size_t variant_count;
 } dn_convgrad_f32;
 
+/* ---- train_f32: passes of training over maps that are not convolutions ----
+ * Maps are dense: [pixels][channels], any number of channels. A sum over pixels adds in the order of the pixels within each of two halves (even, odd), so its bits depend
+ * on nothing but the map. */
+
+typedef enum dn_act { DN_ACT_NONE, DN_ACT_RELU, DN_ACT_RELU6, DN_ACT_LEAKY, DN_ACT_HARDSWISH } dn_act;
+
+/* out = act((z - mean) * scale + shift + residual), per channel; z and residual are contiguous, out has rows out_row apart. */
+typedef struct dn_norm_job {
+    const float *z, *residual; /* residual may be NULL */
+    float *out;
+    size_t rows, columns, channels;
+    ptrdiff_t out_row;
+    const float *mean, *scale, *shift;
+    dn_act act;
+    float slope;
+} dn_norm_job;
+
+/* g = (first + second) * act'(v), where v is y if given (its sign and limits tell), else (z - mean) * scale + shift + residual. g may be `first` or `second`.
+ * sums (may be NULL): [2][channels], sum of g and of g * (z - mean). */
+typedef struct dn_actgrad_job {
+    const float *first, *second; /* second may be NULL */
+    const float *z, *residual, *y;
+    float *g;
+    size_t pixels, channels;
+    const float *mean, *scale, *shift;
+    float *sums;
+    dn_act act;
+    float slope;
+} dn_actgrad_job;
+
+/* out = a * g + b * (z - mean) + c, per channel: the gradient of a batch norm's input. */
+typedef struct dn_normgrad_job {
+    const float *g, *z;
+    float *out;
+    size_t rows, columns, channels;
+    ptrdiff_t out_row;
+    const float *mean, *a, *b, *c;
+} dn_normgrad_job;
+
+/* Numbers of one optimiser step; `gain` multiplies the gradient first (clipping). */
+typedef struct dn_sgd_step {
+    float gain, lr, momentum, decay;
+    int nesterov;
+} dn_sgd_step;
+typedef struct dn_adamw_step {
+    float gain, lr, beta1, beta2, epsilon, shrink; /* shrink = 1 - lr * decay */
+    float correction1, correction2;                /* 1 - beta1^t, sqrt(1 - beta2^t) */
+} dn_adamw_step;
+
+typedef struct dn_train_f32 {
+    const char *isa;
+    /* out [3][channels]: the first pixel k, the sum of z - k, the sum of (z - k)^2. */
+    void (*sums)(const float *z, size_t pixels, size_t channels, float *out);
+    void (*norm)(const dn_norm_job *job);
+    void (*actgrad)(const dn_actgrad_job *job);
+    void (*normgrad)(const dn_normgrad_job *job);
+    /* out[channels] = sum over rows x columns of x. */
+    void (*column_sums)(const float *x, ptrdiff_t x_row, size_t rows, size_t columns, size_t channels, float *out);
+    void (*add)(float *out, const float *x, size_t count);
+    /* out[channel] += sum over rows x columns of x * y; out = out + x * w per channel: the two gradients of one tap of a depthwise convolution. */
+    void (*product_sums)(const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const float *y, ptrdiff_t y_row, ptrdiff_t y_step, size_t rows, size_t columns, size_t channels, float *out);
+    void (*add_scaled)(float *out, ptrdiff_t out_row, ptrdiff_t out_step, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const float *w, size_t rows, size_t columns,
+                       size_t channels);
+    /* Gradient of one max-pool window: adds dy to dx where x equals y first, in row-major order. */
+    void (*max_gradient)(const float *x, float *dx, ptrdiff_t row, ptrdiff_t step, size_t rows, size_t columns, size_t channels, const float *y, const float *dy);
+    void (*max)(const float *x, ptrdiff_t row, ptrdiff_t step, size_t rows, size_t columns, size_t channels, float *y);
+    double (*sum_squares)(const float *x, size_t count);
+    void (*sgd)(float *w, const float *g, float *m, size_t count, const dn_sgd_step *step);
+    void (*adamw)(float *w, const float *g, float *m, float *v, size_t count, const dn_adamw_step *step);
+} dn_train_f32;
+
 /* ---- selection ---- */
 
 /* Slots in the order of kernels.inc. */
-#define DN_SLOTS(X) X(conv_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8) X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32) X(convgrad_f32)
+#define DN_SLOTS(X) X(conv_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8) X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32) X(convgrad_f32) X(train_f32)
 
 #define DN_KERNEL(slot, isa, features) extern const dn_##slot dn_##slot##_##isa;
 #include "kernels/kernels.inc"

@@ -1,0 +1,6 @@
+/* train_f32_ref.c - the passes of training for any CPU: vectors of four, which every compiler can spell. */
+#define ISA ref
+#define ISA_NAME "ref"
+#define TARGET
+#define WIDE 4
+#include "kernels/train_f32_template.h"

@@ -1,0 +1,164 @@
+/* conv_pass.c - covers a map with the tiles of the convolution kernels: which tile, in which order, with which taps.
+ *
+ * The choice of tiles changes no bit of the result: every output is one chain of fused multiply-adds in the order of its runs. */
+#include "train/train.h"
+
+enum { MAX_TILE = 32, CHUNK = 64 };
+
+/* Cycles of one step (one input channel) of a tile, in units of one panel-wide multiply-add: arithmetic, loads, or the latency of too few sums. */
+static float tile_cost(int mr, int nr) {
+    float work = (float)(mr * nr), loads = (float)(mr + 2 * nr) * 0.5f;
+    float cost = work > loads ? work : loads;
+    return (cost > 5 ? cost : 5) + 0.5f;
+}
+
+static int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+/* The best variant for exactly nr panels at once, and its cost for the whole map. */
+static const dn_conv_f32_variant *best_variant(const dn_conv_f32 *kernels, int nr, int32_t rows, int32_t columns, float *cost) {
+    const dn_conv_f32_variant *best = NULL;
+    for (size_t i = 0; i < kernels->variant_count; i++) {
+        const dn_conv_f32_variant *v = &kernels->variants[i];
+        if (v->nr != nr || (v->form == DN_FORM_ROW && v->mr > columns) || v->mr > MAX_TILE) continue;
+        float tiles = v->form == DN_FORM_ROW ? (float)(rows * ceil_div(columns, v->mr)) : (float)ceil_div(rows * columns, v->mr) * 1.04f;
+        float c = tiles * tile_cost(v->mr, nr);
+        if (best && c >= *cost) continue;
+        best = v;
+        *cost = c;
+    }
+    return best;
+}
+
+/* Which variants cover `panels` panels most cheaply: use[p] is the one to take when p panels are left. */
+static void choose(const dn_conv_f32 *kernels, int32_t panels, int32_t rows, int32_t columns, const dn_conv_f32_variant **use) {
+    const dn_conv_f32_variant *variant[8] = {0};
+    float cost[8] = {0}, total[CHUNK + 1] = {0};
+    for (int nr = 1; nr < 8; nr++) variant[nr] = best_variant(kernels, nr, rows, columns, &cost[nr]);
+    for (int32_t p = 1; p <= panels; p++) {
+        use[p] = NULL;
+        for (int32_t nr = 1; nr < 8 && nr <= p; nr++) {
+            if (!variant[nr]) continue;
+            float c = total[p - nr] + cost[nr];
+            if (use[p] && c >= total[p]) continue;
+            use[p] = variant[nr];
+            total[p] = c;
+        }
+    }
+}
+
+/* The runs of output rows y0 .. y1 together: those of taps that some of the rows can use. */
+static void set_runs(const dn_conv_pass *pass, dn_conv_f32_job *job, int32_t y0, int32_t y1) {
+    int32_t low = 0, high = pass->taps_count;
+    while (low < high && y1 * pass->row_step + pass->taps[low].offset < 0) low++;
+    while (high > low && y0 * pass->row_step + pass->taps[high - 1].offset >= pass->row_limit) high--;
+    job->runs = pass->runs + pass->taps[low].first;
+    job->run_count = (size_t)(pass->taps[high].first - pass->taps[low].first);
+}
+
+static void run_rows(const dn_conv_pass *pass, const dn_conv_f32_variant *variant, const dn_conv_f32_job *common, float *output) {
+    dn_conv_f32_job here = *common, *job = &here;
+    job->in_step = pass->in_step;
+    job->out_step = pass->out_step;
+    for (int32_t y = 0; y < pass->rows; y++) {
+        set_runs(pass, job, y, y);
+        for (int32_t x = 0; x < pass->columns; x += variant->mr) {
+            int32_t first = x + variant->mr <= pass->columns ? x : pass->columns - variant->mr;
+            job->input = pass->input + y * pass->in_row + first * pass->in_step;
+            job->output = output + y * pass->out_row + first * pass->out_step;
+            variant->run(job);
+        }
+    }
+}
+
+static void run_pointers(const dn_conv_pass *pass, const dn_conv_f32_variant *variant, const dn_conv_f32_job *common, float *output) {
+    dn_conv_f32_job here = *common, *job = &here;
+    int32_t in[MAX_TILE], out[MAX_TILE], y = 0, x = 0, left = pass->rows * pass->columns;
+    job->input = pass->input;
+    job->output = output;
+    job->in_offset = in;
+    job->out_offset = out;
+    while (left > 0) {
+        int32_t first_row = y, last_row = y;
+        for (int i = 0; i < variant->mr; i++) {
+            if (i >= left) {
+                in[i] = in[i - 1];
+                out[i] = out[i - 1];
+                continue;
+            }
+            in[i] = (int32_t)(y * pass->in_row + x * pass->in_step);
+            out[i] = (int32_t)(y * pass->out_row + x * pass->out_step);
+            last_row = y;
+            if (++x == pass->columns) x = 0, y++;
+        }
+        left -= variant->mr;
+        set_runs(pass, job, first_row, last_row);
+        variant->run(job);
+    }
+}
+
+void dn_conv_pass_run(const dn_conv_f32 *kernels, const dn_conv_pass *pass) {
+    const dn_conv_f32_variant *use[CHUNK + 1];
+    int32_t panels = ceil_div(pass->outputs, 16), planned = 0;
+    if (pass->rows < 1 || pass->columns < 1) return;
+    for (int32_t p = 0; p < panels;) {
+        int32_t left = panels - p < CHUNK ? panels - p : CHUNK;
+        if (left > planned) {
+            choose(kernels, left, pass->rows, pass->columns, use);
+            planned = left;
+        }
+        const dn_conv_f32_variant *variant = use[left];
+        int32_t beyond = pass->outputs - 16 * (p + variant->nr - 1);
+        dn_conv_f32_job job = {
+            .weights = pass->weights + (size_t)p * pass->panel_stride,
+            .panel_stride = pass->panel_stride,
+            .last = beyond < 16 ? beyond : 16,
+            .epilogue = pass->epilogue,
+        };
+        job.epilogue.scale += 16 * p;
+        job.epilogue.bias += 16 * p;
+        if (variant->form == DN_FORM_ROW) run_rows(pass, variant, &job, pass->output + 16 * p);
+        else run_pointers(pass, variant, &job, pass->output + 16 * p);
+        p += variant->nr;
+    }
+}
+
+static const dn_convgrad_f32_variant *best_grad(const dn_convgrad_f32 *kernels, int32_t channels, int32_t panels) {
+    const dn_convgrad_f32_variant *best = NULL;
+    float least = 0;
+    for (size_t i = 0; i < kernels->variant_count; i++) {
+        const dn_convgrad_f32_variant *v = &kernels->variants[i];
+        if (v->nr > panels) continue;
+        float c = tile_cost(v->mr, v->nr) * (float)ceil_div(channels, v->mr) / (float)v->nr;
+        if (best && c >= least) continue;
+        best = v;
+        least = c;
+    }
+    return best;
+}
+
+void dn_grad_pass_run(const dn_convgrad_f32 *kernels, const dn_grad_pass *pass) {
+    int32_t panels = ceil_div(pass->outputs, 16);
+    if (pass->rows < 1 || pass->columns < 1 || pass->channels < 1) return;
+    for (int32_t p = 0; p < panels;) {
+        const dn_convgrad_f32_variant *variant = best_grad(kernels, pass->channels, panels - p);
+        int32_t beyond = pass->outputs - 16 * (p + variant->nr - 1);
+        dn_convgrad_f32_job job = {
+            .dy = pass->dy + 16 * p,
+            .panel_stride = pass->panel_stride,
+            .x_row = pass->x_row,
+            .x_step = pass->x_step,
+            .dy_row = pass->dy_row,
+            .dy_step = pass->dy_step,
+            .rows = pass->rows,
+            .columns = pass->columns,
+            .last = beyond < 16 ? beyond : 16,
+        };
+        for (int32_t c = 0; c < pass->channels; c += variant->mr) {
+            job.x = pass->x + c;
+            job.dw = pass->dw + (size_t)p * pass->panel_stride + (size_t)c * 16;
+            job.channels = pass->channels - c < variant->mr ? pass->channels - c : variant->mr;
+            variant->run(&job);
+        }
+        p += variant->nr;
+    }
+}

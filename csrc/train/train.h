@@ -1,0 +1,305 @@
+/* train.h - the inside of a trainer: parameters, the program of a pass, scratch memory, format hooks.
+ *
+ * A forward call turns (graph, subnet) into a program: units (what makes a tensor), steps (what to do with one image) and phases (runs of steps that one image may go
+ * through at once, because nothing in them waits for the whole batch). A phase is one dn_pool_run. Nothing is allocated after dn_trainer_new. */
+#ifndef DN_TRAIN_TRAIN_H
+#define DN_TRAIN_TRAIN_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "dynadnn.h"
+#include "graph/graph.h"
+#include "kernels/kernels.h"
+
+enum {
+    DN_SPLITS = 8,               /* weight gradients of light layers are summed over this many runs of images, then over the runs in order */
+    DN_BLOCK = 32,               /* images of one item of a linear layer */
+    DN_LIGHT_WEIGHTS = 64 * 1024 /* a convolution with more weights is heavy: its weight gradient is split by channels, not by images, so that it stays in cache */
+};
+
+/* ---- format hooks: called at tensor boundaries of one convolution or linear layer, each in place on a dense tensor ---- */
+
+typedef struct dn_hook_call {
+    int32_t node, image; /* image -1: the weights */
+    float *values;       /* [rows][columns][channels]; the weights: [outputs][kernel_h * kernel_w][inputs of a group] */
+    int32_t rows, columns, channels;
+} dn_hook_call;
+typedef void dn_hook(void *context, const dn_hook_call *call); /* from any worker */
+typedef struct dn_train_hooks {
+    dn_hook *input, *weight, *gradient, *accumulator; /* NULL: identity */
+    void *context;
+} dn_train_hooks;
+/* hooks NULL: none. DN_EINVAL if the node is neither a convolution nor linear. */
+dn_status dn_trainer_set_hooks(dn_trainer *trainer, int32_t node, const dn_train_hooks *hooks, dn_error *err);
+
+/* ---- parameters ---- */
+
+typedef struct dn_param {
+    float *value, *gradient, *moment1, *moment2; /* [count] */
+    size_t count;
+    bool decays, frozen;
+} dn_param;
+
+/* Input channels of a layer that lie in one segment and one group: the unit in which the transposed weights are packed. */
+typedef struct dn_cut {
+    int32_t begin, full, group, panel;
+    int32_t dense, active; /* in this pass: first channel among the active ones, and their number */
+} dn_cut;
+
+/* Taps that read one input row: runs from `first` on, `offset` rows below the output row's origin. One more entry closes the list. */
+typedef struct dn_row_taps {
+    int32_t offset, first;
+} dn_row_taps;
+
+/* One output phase of backward-data: pixels (y * stride_h + py, x * stride_w + px), a slice of the layer's lists. */
+typedef struct dn_phase_taps {
+    int32_t rows_first, rows_count; /* in back_rows */
+} dn_phase_taps;
+
+typedef enum dn_layer_kind { DN_LAYER_DENSE, DN_LAYER_DEPTHWISE, DN_LAYER_LINEAR } dn_layer_kind;
+
+/* Weights: [group][outputs of a group / 16][tap][inputs of a group][16]; depthwise [channel / 16][tap][16]. Transposed: [cut][inputs of the cut / 16][last tap first]
+ * [outputs of the group][16]. */
+typedef struct dn_layer {
+    const dn_node *node;
+    int32_t index, source_node; /* its node, the node it reads */
+    dn_layer_kind kind;
+    bool heavy;
+    size_t split_size; /* floats of one split of the weight gradient */
+    int32_t groups, group_in, group_out, group_panels, taps;
+    size_t panel, back_panel; /* floats */
+    dn_param weight, bias;
+    const float *working; /* what convolutions read: weight.value, or its image under the weight hook */
+    float *transposed;
+    bool stale; /* working and transposed are older than weight.value */
+    dn_cut *cuts;
+    int32_t cut_count;
+    float *partial; /* [batch][2][outputs]: bias gradient per image, the second half unused */
+
+    dn_train_hooks hooks;
+    float *hooked_input, *hooked_weight, *natural;
+
+    /* This pass. */
+    int32_t in_active, out_active;
+    dn_run *runs, *back_runs;
+    dn_row_taps *rows, *back_rows;   /* rows: (kernel_h + 1) per group */
+    dn_phase_taps *phases;            /* stride_h * stride_w per group */
+    int32_t top, bottom, left, right; /* halo of dy for backward-data */
+    float *active_weight, *active_flipped, *active_taps, *active_bias; /* depthwise: [active / 16][tap][16], the same with the last tap first, [tap][active] */
+    size_t split_offset;
+} dn_layer;
+
+typedef struct dn_norm {
+    const dn_node *node;
+    int32_t index, channels;
+    dn_param gamma, beta;
+    float *partial;                             /* [batch][3 * channels] */
+    float *mean, *variance, *scale, *shift;     /* active channels of this pass */
+    float *inverse, *a, *b, *c;
+    double *sums; /* [2][channels] */
+    int32_t active;
+} dn_norm;
+
+/* ---- program ---- */
+
+/* What makes a tensor. A blend is act(batchnorm(z) + residual) with any of the three left out. */
+typedef enum dn_unit_kind { DN_UNIT_NONE, DN_UNIT_INPUT, DN_UNIT_LAYER, DN_UNIT_BLEND, DN_UNIT_OP } dn_unit_kind;
+typedef struct dn_unit {
+    dn_unit_kind kind;
+    int32_t node;              /* layer, op */
+    int32_t z, norm, residual; /* tensors (norm: node) or -1; a layer's input is z */
+    dn_act act;
+    float slope;
+    bool inner;     /* the node is part of a later node's unit */
+    bool transient; /* a blend that is made afresh where its only reader, a convolution, needs it */
+    bool from_norm; /* a layer whose output gradient is made from the blend that follows */
+    int32_t blend;  /* ... that one */
+} dn_unit;
+
+/* One node's tensor in this pass. */
+typedef struct dn_value {
+    float *data; /* [batch][size], or NULL if never stored */
+    dn_channels *ranges;
+    int32_t range_count;
+    int32_t height, width, channels;
+    size_t size;      /* active floats per image */
+    size_t full_size; /* at full width */
+    bool stored;      /* wanted by some program */
+    int32_t root;     /* the tensor to read instead */
+    bool live, needs;
+    bool pinned;    /* input of a block that may be dropped: others may come to read it, so it is always stored */
+    bool absorbed;  /* decided once, at full depth: part of the unit of its only reader */
+    bool transient; /* likewise: see dn_unit */
+    bool acted;     /* its gradient is already the one before the activation */
+    int32_t users, only_user, remaining;
+    int32_t slot; /* of its gradient, or -1 */
+    int32_t *index; /* shortcut: dense source channel or -1 per active channel */
+} dn_value;
+
+typedef enum dn_step_kind {
+    DN_STEP_UNIT,     /* forward: make the tensor */
+    DN_STEP_SUMS,     /* forward: partial sums of the batch norm `node` */
+    DN_STEP_SEED,     /* backward from here: copy d_logits to `to` */
+    DN_STEP_ACT,      /* gradient before the activation, and its sums: from -> to */
+    DN_STEP_APPLY,    /* gradient before the batch norm: from -> to */
+    DN_STEP_ADD,      /* to += from */
+    DN_STEP_COPY,     /* to = from */
+    DN_STEP_HOOK,     /* gradient hook on `from` */
+    DN_STEP_LAYER,    /* weight gradient (unless heavy or linear) and input gradient: from -> to */
+    DN_STEP_LINEAR,   /* input gradient of a linear layer */
+    DN_STEP_WEIGHTS,  /* weight gradient of a heavy or linear layer, a phase of its own */
+    DN_STEP_OP        /* gradient of input `input` of an op: from -> to */
+} dn_step_kind;
+enum { DN_SCRATCH = -2, DN_NOWHERE = -1 }; /* in place of a slot */
+typedef struct dn_step {
+    dn_step_kind kind;
+    int32_t tensor, node, input;
+    int32_t from, second, to;
+    bool accumulate;
+} dn_step;
+
+typedef enum dn_phase_mode { DN_PHASE_IMAGES, DN_PHASE_BLOCKS, DN_PHASE_SPLITS, DN_PHASE_WEIGHTS } dn_phase_mode;
+typedef struct dn_phase {
+    int32_t first, last; /* steps first .. last - 1 */
+    dn_phase_mode mode;
+} dn_phase;
+
+typedef struct dn_scratch {
+    float *padded;  /* a layer's input with its halo */
+    float *gradient; /* a layer's output gradient with its halo */
+    float *input;   /* a transient blend */
+    float *back;    /* an input gradient on its way */
+} dn_scratch;
+
+struct dn_trainer {
+    const dn_graph *graph;
+    dn_kernels kernels;
+    int32_t batch, threads, slots_stat;
+    float stat_momentum;
+    uint64_t seed;
+    float *table; /* [channels][256] or NULL */
+    dn_layer *layers;
+    int32_t *layer_of; /* per node, or -1 */
+    int32_t layer_count;
+    dn_norm *norms;
+    int32_t *norm_of;
+    int32_t norm_count;
+    float *running, *staged; /* [slots_stat][2][norm_channels] */
+    bool *is_staged;
+    int64_t steps;
+
+    dn_value *values;
+    dn_unit *units;
+    dn_step *forward_steps, *backward_steps;
+    dn_phase *forward_phases, *backward_phases;
+    int32_t forward_step_count, backward_step_count, forward_phase_count, backward_phase_count, step_capacity, phase_capacity;
+    int32_t *active;
+    bool *skip;
+    int32_t *alias;
+    bool deciding, sizing; /* the program is being built to choose what is merged, to learn what memory it wants */
+    float *ones, *zeros; /* as many as the widest tensor has channels, and 16 */
+
+    float **slots;
+    int32_t slot_count, slot_capacity, *slot_users;
+    size_t slot_stride;
+    float *splits; /* [DN_SPLITS][split_floats] */
+    size_t split_floats;
+    dn_scratch *scratch; /* per worker */
+
+    /* The last pass. */
+    size_t n;
+    uint64_t step;
+    bool ready;  /* a forward pass is waiting for its backward pass */
+    bool broken; /* a backward pass was interrupted half-way: gradients are unusable until discarded */
+    const void *x;
+    dn_dtype dtype;
+    const float *d_logits;
+    const dn_poll *poll;
+    int64_t next_poll;
+    atomic_bool cancelled;
+    const dn_phase *phase;
+    const dn_step *phase_steps;
+    size_t phase_items;
+
+    void **owned;
+    size_t owned_count, owned_capacity;
+};
+
+/* Memory that lives as long as the trainer. */
+dn_status dn_trainer_own(dn_trainer *trainer, void **out, size_t count, size_t size, dn_error *err);
+#define DN_OWN(trainer, pp, count, err) dn_trainer_own((trainer), (void **)(pp), (count), sizeof **(pp), (err))
+
+/* layer_new.c */
+dn_status dn_layer_new(dn_trainer *trainer, dn_layer *layer, int32_t node, const dn_params *params, bool frozen, dn_error *err);
+size_t dn_layer_weight_index(const dn_layer *layer, int32_t output, int32_t tap, int32_t input); /* input within the group */
+void dn_layer_get(const dn_layer *layer, const float *packed, float *natural);
+void dn_layer_set(const dn_layer *layer, const float *natural, float *packed);
+void dn_layer_refresh(dn_layer *layer, bool transposed); /* working and transposed weights after a change */
+
+/* layer_bind.c: the lists of a pass; ranges and sizes of values are set. */
+void dn_layer_bind(dn_trainer *trainer, dn_layer *layer, const dn_value *input, const dn_value *output);
+
+/* conv_pass.c */
+typedef struct dn_conv_pass {
+    const float *input; /* where output pixel (0, 0) has its origin */
+    ptrdiff_t in_row, in_step;
+    float *output;
+    ptrdiff_t out_row, out_step;
+    int32_t rows, columns;
+    const float *weights;
+    size_t panel_stride;
+    int32_t outputs;
+    const dn_run *runs;
+    const dn_row_taps *taps; /* taps_count + 1 entries; input row of output row y: y * row_step + offset, skipped outside 0 .. row_limit - 1 */
+    int32_t taps_count, row_step, row_limit;
+    dn_epilogue epilogue;
+} dn_conv_pass;
+void dn_conv_pass_run(const dn_conv_f32 *kernels, const dn_conv_pass *pass);
+
+typedef struct dn_grad_pass {
+    const float *x, *dy;
+    ptrdiff_t x_row, x_step, dy_row, dy_step;
+    int32_t rows, columns, channels, outputs;
+    float *dw;
+    size_t panel_stride;
+} dn_grad_pass;
+void dn_grad_pass_run(const dn_convgrad_f32 *kernels, const dn_grad_pass *pass);
+
+/* layer_pass.c: one image of a convolution, or a block of images of a linear layer. */
+void dn_layer_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, dn_scratch *scratch);
+void dn_layer_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image, size_t split, dn_scratch *scratch);
+void dn_layer_finish_bias(dn_trainer *trainer, dn_layer *layer);
+void dn_linear_finish_bias(dn_trainer *trainer, dn_layer *layer, int32_t slot);
+void dn_layer_finish_splits(dn_trainer *trainer, dn_layer *layer);
+void dn_linear_forward(dn_trainer *trainer, const dn_unit *unit, size_t first, size_t count);
+void dn_linear_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t first, size_t count);
+size_t dn_weights_items(const dn_trainer *trainer, const dn_layer *layer);
+void dn_weights_item(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t item, int worker);
+
+/* blend_pass.c */
+void dn_blend_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, float *out, size_t rows, ptrdiff_t out_row);
+void dn_blend_actgrad(dn_trainer *trainer, const dn_step *step, size_t image, dn_scratch *scratch);
+void dn_blend_normgrad(dn_trainer *trainer, const dn_unit *unit, const float *g, size_t image, float *out, size_t rows, ptrdiff_t out_row);
+void dn_norm_finish_forward(dn_trainer *trainer, dn_norm *norm, const dn_value *z);
+void dn_norm_finish_backward(dn_trainer *trainer, dn_norm *norm, const dn_value *z);
+void dn_norm_stage(dn_trainer *trainer, const dn_norm *norm, const dn_value *z, int32_t slot);
+
+/* op_pass.c */
+void dn_op_forward(dn_trainer *trainer, const dn_unit *unit, size_t image);
+void dn_op_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image);
+
+/* program.c, program_back.c */
+dn_status dn_program_build(dn_trainer *trainer, const dn_subnet *subnet, dn_error *err);
+dn_status dn_program_build_backward(dn_trainer *trainer, dn_error *err);
+
+/* run.c */
+dn_status dn_trainer_run_phases(dn_trainer *trainer, const dn_phase *phases, int32_t count, const dn_step *steps);
+
+/* Gradient of one image in a slot. */
+static inline float *dn_slot(const dn_trainer *trainer, int32_t slot, size_t image) { return trainer->slots[slot] + image * trainer->slot_stride; }
+static inline float *dn_image(const dn_value *value, size_t image) { return value->data + image * value->size; }
+/* True when the pass should stop; the calling thread (worker 0) asks the poll now and then. */
+bool dn_trainer_stop(dn_trainer *trainer, int worker);
+
+#endif
