@@ -6,7 +6,7 @@
 #include "train/train.h"
 
 /* x and dy of a row block of this many bytes stay in L1 while all taps and channel tiles go over them. */
-enum { BLOCK_BYTES = 24 * 1024, ITEM_PANELS = 4, ITEM_CHANNELS = 32 };
+enum { BLOCK_BYTES = 24 * 1024, ITEM_PANELS = 4, ITEM_CHANNELS = 48 };
 
 static dn_layer *layer_of(const dn_trainer *trainer, const dn_unit *unit) { return &trainer->layers[trainer->layer_of[unit->node]]; }
 
