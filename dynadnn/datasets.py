@@ -279,7 +279,9 @@ def from_arrays(
     Raises
     ------
     TypeError, ValueError
-        For another type, rank or axis order, for labels out of range and for numbers that are not finite.
+        For another type, rank or axis order, and for labels out of range.
+    NonFiniteError
+        For NaN or infinity in x or y.
 
     Examples
     --------
