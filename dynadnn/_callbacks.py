@@ -96,7 +96,9 @@ class Progress:
                 from tqdm.auto import tqdm
             else:
                 from tqdm import tqdm
-            self.bar = tqdm(total=self.steps, initial=done, desc=f"epoch {epoch + 1}/{self.epochs}", unit="step", leave=False)
+            self.bar = tqdm(
+                total=self.steps, initial=done, desc=f"epoch {epoch + 1}/{self.epochs}", unit="step", leave=False
+            )
 
     def step(self, loss: float) -> None:
         """Advance the bar."""

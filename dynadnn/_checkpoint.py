@@ -72,7 +72,9 @@ def load(path: PathLike, fingerprint: Mapping[str, str]) -> tuple[CheckpointDoc,
     ]
     if differences:
         raise ValueError(
-            f"checkpoint {os.fspath(path)!r} is of another run; " + "; ".join(differences) + " (resume=False starts anew)"
+            f"checkpoint {os.fspath(path)!r} is of another run; "
+            + "; ".join(differences)
+            + " (resume=False starts anew)"
         )
     arrays: dict[str, dict[str, NDArray[Any]]] = {}
     for key, value in flat.items():

@@ -77,6 +77,8 @@ class Plan:
         range: str = "mse",
         percentile: float = 99.99,
         threads: int = 1,
+        mean_shift: F32 | None = None,
+        variance_ratio: F32 | None = None,
     ) -> tuple[F32, F32, F32 | None]: ...  # mean, variance, scale (None if the plan has no int8 layer)
 
 class Point:

@@ -173,7 +173,9 @@ class Distillation:
         val: Split | None,
     ) -> None:
         if not isinstance(settings.loss, CrossEntropy):
-            raise ValueError(f"loss is {type(settings.loss).__name__}: distillation needs class labels and CrossEntropy")
+            raise ValueError(
+                f"loss is {type(settings.loss).__name__}: distillation needs class labels and CrossEntropy"
+            )
         self.kd, self.settings, self.val, self.data = kd, settings, val, data
         self.outputs = student.outputs
         self.teacher = teacher
@@ -190,7 +192,9 @@ class Distillation:
         self.session: Session | None = None
         if trainee is not None:
             self._check_trainee(trainee)
-            self.session = Session(trainee, batch=settings.batch, threads=settings.threads, seed=settings.seed + 1, frozen=None)
+            self.session = Session(
+                trainee, batch=settings.batch, threads=settings.threads, seed=settings.seed + 1, frozen=None
+            )
         self.trainee_halted = trainee is None
         self.trainee_losses: list[float] = []
         self.soft: F32 | None = None
@@ -200,7 +204,7 @@ class Distillation:
         self.compared = False
 
     def _runner(self, student: Network) -> Callable[[NDArray[np.int64], NDArray[Any]], F32]:
-        """Function of (rows, images) that gives the teacher's outputs."""
+        """Return a function of (rows, images) that gives the teacher's outputs."""
         teacher, n = self.teacher, len(self.data.train)
         if isinstance(teacher, Network):
             if teacher.outputs != self.outputs or teacher.shape != student.shape:
@@ -247,7 +251,7 @@ class Distillation:
     # ---- a step ----
 
     def targets(self, rows: NDArray[np.int64], x: NDArray[Any], y: NDArray[Any], weight: F32 | None, step: int) -> F32:
-        """Outputs of teacher and trainee for a batch; the trainee's gradients are waiting for commit."""
+        """Return the teacher's outputs for a batch; the trainee's gradients are left waiting for commit."""
         start = time.perf_counter()
         self.last_macs = 0
         self.soft = self._teacher_outputs(rows, x)
@@ -292,7 +296,7 @@ class Distillation:
         return outputs
 
     def _average(self, rows: NDArray[np.int64], outputs: F32) -> None:
-        """Running average per image, and by how much it moves."""
+        """Update the running average per image, and by how much it moves."""
         count = self.count[rows] + 1
         step = (outputs - self.mean[rows]) / count[:, None]
         again = count > 1
@@ -306,7 +310,7 @@ class Distillation:
         self.count[rows] = count
 
     def loss(self, outputs: F32, y: NDArray[Any], weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
-        """Loss per sample and gradient of the student's pass; `soft` (the widest point's outputs) replaces the teacher."""
+        """Return loss per sample and gradient of a pass; `soft` (outputs of the widest) replaces the teacher."""
         assert self.soft is not None
         loss, gradient = self._mixed(outputs, y, weight, self.soft if soft is None else soft)
         share = self.kd.trainee_weight
@@ -374,15 +378,20 @@ class Distillation:
         if student is None or self.compared or self.val is None:
             return
         if self.teacher_accuracy is None:
-            if not isinstance(self.teacher, Network) and (not callable(self.teacher) or hasattr(self.teacher, "__array__")):
+            if not isinstance(self.teacher, Network) and (
+                not callable(self.teacher) or hasattr(self.teacher, "__array__")
+            ):
                 return
-            parts = [self.run_teacher(np.arange(0), np.ascontiguousarray(self.val.x[i : i + 256])) for i in range(0, len(self.val), 256)]
+            parts = [
+                self.run_teacher(np.arange(0), np.ascontiguousarray(self.val.x[i : i + 256]))
+                for i in range(0, len(self.val), 256)
+            ]
             self.teacher_accuracy = float((np.concatenate(parts).argmax(axis=1) == self.val.y).mean())
         if self.teacher_accuracy < student:
             self.compared = True
             warnings.warn(
-                f"the teacher is weaker than the student: accuracy {self.teacher_accuracy:.4f} against {student:.4f} on "
-                "the validation images; a stronger teacher or a lower KD(soft_weight=...) may help",
+                f"the teacher is weaker than the student: accuracy {self.teacher_accuracy:.4f} against {student:.4f} "
+                "on the validation images; a stronger teacher or a lower KD(soft_weight=...) may help",
                 UserWarning,
                 stacklevel=3,
             )
@@ -398,7 +407,7 @@ class Distillation:
     # ---- checkpoints ----
 
     def fingerprint(self) -> dict[str, str]:
-        """What must be equal to resume."""
+        """Return what must be equal to resume."""
         found = {"kd": repr(self.kd), "trainee": "none", "teacher": _checkpoint.describe(self.teacher)}
         if isinstance(self.teacher, Network):
             found["teacher"] = _checkpoint.digest(*(self.teacher.weights[k] for k in sorted(self.teacher.weights)))

@@ -80,7 +80,9 @@ class History:
                 ax.plot(epochs[: len(values)], values, style, marker="o", markersize=3, label=key.replace("_", " "))
         for halt in self.halted:
             ax.axvline(halt.epoch, color="0.5", linewidth=1, linestyle="-.")
-            ax.annotate(f"{halt.what} halted", (halt.epoch, 0.98), xycoords=("data", "axes fraction"), rotation=90, va="top")
+            ax.annotate(
+                f"{halt.what} halted", (halt.epoch, 0.98), xycoords=("data", "axes fraction"), rotation=90, va="top"
+            )
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss (nats)")
         ax.legend()

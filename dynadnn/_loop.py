@@ -82,7 +82,7 @@ class Teaching(Protocol):
         """Of the last step, per image."""
 
     def fingerprint(self) -> dict[str, str]:
-        """What must be equal to resume."""
+        """Return what must be equal to resume."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
         """For checkpoints."""
@@ -94,7 +94,9 @@ class Teaching(Protocol):
 class Loop:
     """One run of `fit` or `distill`."""
 
-    def __init__(self, net: Network, data: Data, val: Split | None, settings: Settings, teaching: Teaching | None) -> None:
+    def __init__(
+        self, net: Network, data: Data, val: Split | None, settings: Settings, teaching: Teaching | None
+    ) -> None:
         self.net, self.data, self.val, self.settings, self.teaching = net, data, val, settings, teaching
         self.train = data.train
         self.steps_per_epoch = len(self.train) // settings.batch
@@ -123,7 +125,9 @@ class Loop:
             self._resume()
         try:
             if not self.finished:
-                self.stopping |= self.callbacks("train_begin", {"epochs": self.settings.epochs, "steps": self.rate.steps})
+                self.stopping |= self.callbacks(
+                    "train_begin", {"epochs": self.settings.epochs, "steps": self.rate.steps}
+                )
                 self._epochs()
                 self.callbacks("train_end", self._logs())
         except BaseException:
@@ -227,7 +231,7 @@ class Loop:
         return batch
 
     def _nonfinite(self, text: str) -> None:
-        """A step that gave NaN or infinity: forget it and go on, or raise with step and layer."""
+        """Forget a step that gave NaN or infinity and go on, or raise with step and layer."""
         text = f"epoch {self.epoch + 1}, step {self.step + 1}: {text}"
         self.session.trainer.discard()
         if self.teaching is not None:
@@ -289,7 +293,11 @@ class Loop:
         why = f"no gain of {rule.min_gain:g} per epoch in {rule.patience} epochs"
         if self.rate.tied:
             self.rate.halt(self.step, rule.cooldown)
-            self._halt("training", f"{why}; final decay over {self.rate.last - self.step} steps", self.rate.steps - self.rate.last)
+            self._halt(
+                "training",
+                f"{why}; final decay over {self.rate.last - self.step} steps",
+                self.rate.steps - self.rate.last,
+            )
         else:
             self._halt("training", f"{why}; best weights restored", self.rate.steps - self.step)
             self.stopping = True
@@ -342,7 +350,7 @@ class Loop:
     # ---- checkpoints ----
 
     def fingerprint(self) -> dict[str, str]:
-        """What must be equal for a run to be the same run."""
+        """Return what must be equal for a run to be the same run."""
         s = self.settings
         options: dict[str, Any] = {
             key: getattr(s, key)
@@ -395,7 +403,9 @@ class Loop:
         wanted = self.fingerprint()
         document, arrays = _checkpoint.load(path, wanted)
         if document.seed != self.settings.seed:
-            raise ValueError(f"checkpoint {os.fspath(path)!r} has seed {document.seed}: pass rng={document.seed} to go on")
+            raise ValueError(
+                f"checkpoint {os.fspath(path)!r} has seed {document.seed}: pass rng={document.seed} to go on"
+            )
         self.session.restore(arrays["student"])
         self.best, self.best_arrays = document.best, arrays.get("best", {})
         self.epoch, self.step, self.skipped = document.epoch, document.step, document.skipped
@@ -404,7 +414,11 @@ class Loop:
         h.history = _checkpoint.unpack_history(document.history)
         h.halted = [Halt(*halt) for halt in document.halted if not halt[2].startswith("max_seconds")]
         h.steps, h.skipped, h.macs = document.step - document.skipped, document.skipped, document.macs
-        h.train_seconds, self.earlier_seconds, self.finished = document.train_seconds, document.seconds, document.finished
+        h.train_seconds, self.earlier_seconds, self.finished = (
+            document.train_seconds,
+            document.seconds,
+            document.finished,
+        )
         for callback, state in zip(self.callbacks.all, document.callbacks, strict=False):
             callback.load_state(state)
         if self.teaching is not None:
@@ -413,7 +427,7 @@ class Loop:
 
 
 def as_split(val: Any, data: Data, shape: Sequence[int]) -> Split | None:
-    """Validation split that an argument means, or None."""
+    """Return the validation split that an argument means, or None."""
     if val is None:
         return data.val if len(data.val) else None
     if isinstance(val, Split):

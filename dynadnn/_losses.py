@@ -82,7 +82,9 @@ class Custom:
         """(loss per sample, gradient of scale times the weighted mean)."""
         loss, gradient = (np.asarray(part, np.float32) for part in self.function(outputs, y))
         if loss.shape != (len(y),) or gradient.shape != outputs.shape:
-            raise ValueError(f"loss must return shapes ({len(y)},) and {outputs.shape}, not {loss.shape} and {gradient.shape}")
+            raise ValueError(
+                f"loss must return shapes ({len(y)},) and {outputs.shape}, not {loss.shape} and {gradient.shape}"
+            )
         if weight is not None:
             loss, gradient = loss * weight, gradient * weight[:, None]
         return loss, np.ascontiguousarray(gradient * np.float32(scale))
@@ -107,6 +109,6 @@ def resolve_loss(loss: Any, y: NDArray[Any], outputs: int) -> Loss:
 
 
 def distillation(outputs: F32, teacher: F32, weight: F32 | None, temperature: float, scale: float, into: F32) -> F32:
-    """Loss per sample of temperature**2 * KL(softmax(teacher / t) || softmax(outputs / t)); `into` gets scale times its gradient."""
-    loss: F32 = _core.distillation(outputs, teacher, weight, temperature, scale, into)
+    """Return t**2 * KL(softmax(teacher / t) || softmax(outputs / t)) per sample; `into` gets scale times the gradient."""
+    loss, _ = _core.distillation(outputs, teacher, weight, temperature, scale, into)
     return loss if weight is None else loss * weight

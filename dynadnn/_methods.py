@@ -28,7 +28,7 @@ class Plain:
     """The widest point, every step."""
 
     def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
-        """Passes of a step."""
+        """Return the passes of a step."""
         return [Choice(max(points, key=size_key))]
 
 
@@ -55,7 +55,7 @@ class Sandwich:
             raise ValueError(f"targets is {self.targets!r}: it must be 'widest' or 'teacher'")
 
     def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
-        """Passes of a step, the widest first."""
+        """Return the passes of a step, the widest first."""
         ordered = sorted(dict.fromkeys(points), key=size_key)
         widest, narrowest, between = ordered[-1], ordered[0], ordered[1:-1]
         draw = generator(seed, _STREAM, step)
@@ -72,7 +72,7 @@ class SinglePath:
     """One named point per step, drawn at random, trained on labels (Yang and Fan 2021)."""
 
     def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
-        """Passes of a step."""
+        """Return the passes of a step."""
         distinct = list(dict.fromkeys(points))
         return [Choice(distinct[int(generator(seed, _STREAM, step).integers(len(distinct)))])]
 
@@ -88,7 +88,7 @@ class MultiPath:
             raise UnsupportedError("private_affine=True (scale and shift of batch norms per point) is not built")
 
     def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
-        """Passes of a step, the widest first."""
+        """Return the passes of a step, the widest first."""
         return [Choice(s) for s in sorted(dict.fromkeys(points), key=size_key, reverse=True)]
 
 
@@ -96,7 +96,7 @@ Method = Plain | Sandwich | SinglePath | MultiPath
 
 
 def default_method(groups: int, points: Sequence[Subnet]) -> Method:
-    """What method=None means."""
+    """Return what method=None means."""
     if groups > 1:
         raise UnsupportedError(
             "method=None means Incremental() for a network of groups, which is not built: "

@@ -16,7 +16,9 @@ def _check(name: str, value: float, low: float, high: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if not low <= value < high:
-        raise ValueError(f"{name} must be at least {low}" + (f" and below {high}" if high < math.inf else "") + f", not {value}")
+        raise ValueError(
+            f"{name} must be at least {low}" + (f" and below {high}" if high < math.inf else "") + f", not {value}"
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class Rate:
     def __post_init__(self) -> None:
         if not callable(self.schedule) and self.schedule not in ("onecycle", "cosine", "constant"):
             raise ValueError(
-                f"schedule is {self.schedule!r}: it must be 'onecycle', 'cosine', 'constant' or a function (step, steps) -> lr"
+                f"schedule is {self.schedule!r}: it must be 'onecycle', 'cosine', 'constant' "
+                "or a function (step, steps) -> lr"
             )
         positive_int(self.steps, "steps")
 

@@ -162,13 +162,34 @@ def _quantized(net: Network, images: NDArray[Any], views: tuple[int, ...], calib
         calibration=images,
     )
     points: dict[str, Subnet] = {}
+    origin: dict[Subnet, Subnet] = {}
     for b in views:
         for name, subnet in net.points.items():
             bits = tuple(b if layer.quantised else "fp32" for layer in model.layers)
-            points[name if b == 8 else f"{name}/{b}bit"] = Subnet(subnet.widths, bits, subnet.depth)
+            points[name if b == 8 else f"{name}/{b}bit"] = made = Subnet(subnet.widths, bits, subnet.depth)
+            origin[made] = subnet
     model._set_points(points)
-    model.recalibrate(images)
+    _calibrate_points(net, model, origin, images)
     return model
+
+
+def _calibrate_points(net: Network, model: Network, origin: dict[Subnet, Subnet], images: NDArray[Any]) -> None:
+    """Tables of the quantised points.
+
+    Where the float network has statistics (from training, on far more images), they stay and are moved by what quantisation
+    changes on the calibration images: mean + (mean of the integer layer - mean of the float layer), variance likewise by
+    the ratio. The noise of few images cancels in the difference.
+    """
+    measured = net.copy()
+    known = [subnet for subnet in dict.fromkeys(origin.values()) if subnet in net.tables]
+    measured.recalibrate(images, known)
+    corrections = {}
+    for subnet in known:
+        kept, here = net.tables[subnet], measured.tables[subnet]
+        ratio = np.where(here.variance > 1e-8, kept.variance / np.maximum(here.variance, 1e-8), 1).astype(np.float32)
+        corrections[subnet] = (kept.mean - here.mean, ratio)
+    for made, subnet in origin.items():
+        model._recalibrate_point(made, images, *corrections.get(subnet, (None, None)))
 
 
 def _within_drop(

@@ -37,7 +37,9 @@ class Uninterrupted:
     def _keep(self, number: int, frame: FrameType | None) -> None:
         self._caught = (number, frame)
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if callable(self._old):
             signal.signal(signal.SIGINT, self._old)
             if self._caught is not None:
@@ -48,7 +50,14 @@ class Session:
     """One network in training."""
 
     def __init__(
-        self, net: Network, *, batch: int, threads: int, seed: int, frozen: Iterable[str] | None, precision: str = "fp32"
+        self,
+        net: Network,
+        *,
+        batch: int,
+        threads: int,
+        seed: int,
+        frozen: Iterable[str] | None,
+        precision: str = "fp32",
     ) -> None:
         if net.quantised:
             raise UnsupportedError("this network is quantised: train the float network, then dn.quantize it again")
@@ -74,7 +83,7 @@ class Session:
         self._nodes = [i for i, node in enumerate(net._spec.nodes) if f"{node.name}.weight" in net.weights]
 
     def forward(self, x: NDArray[Any], subnet: Subnet, step: int, number: int = 0) -> F32:
-        """Outputs of one pass in training mode."""
+        """Return the outputs of one pass in training mode."""
         if subnet not in self._arrays:
             self._arrays[subnet] = self.net._rules.arrays(subnet)
         active, _, depth = self._arrays[subnet]
@@ -105,7 +114,9 @@ class Session:
                 if value is not None and key in net.weights:
                     weights[key] = value.reshape(net.weights[key].shape)
         net._set_weights(weights)
-        net._set_tables({s: Tables(*self.trainer.get_stats(slot)) for s, slot in self._slots.items()} if net._needs_tables else {})
+        net._set_tables(
+            {s: Tables(*self.trainer.get_stats(slot)) for s, slot in self._slots.items()} if net._needs_tables else {}
+        )
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything a resumed run needs, as arrays."""
@@ -125,7 +136,9 @@ class Session:
         """Take back what `state` returned."""
         for i in self._nodes:
             self.trainer.set_params(i, arrays.get(f"{i}/weight"), arrays.get(f"{i}/bias"))
-            self.trainer.set_moments(i, *(arrays.get(f"{i}/{kind}") for kind in ("weight1", "weight2", "bias1", "bias2")))
+            self.trainer.set_moments(
+                i, *(arrays.get(f"{i}/{kind}") for kind in ("weight1", "weight2", "bias1", "bias2"))
+            )
         for slot in range(len(self.points)):
             self.trainer.set_stats(slot, arrays[f"mean/{slot}"], arrays[f"variance/{slot}"])
         self.trainer.steps = int(arrays["steps"][0])

@@ -140,14 +140,15 @@ class Data:
                     continue
                 digest.update(f"{array.dtype.str}{array.shape}".encode())
                 for start in range(0, len(array), 4096):
-                    digest.update(np.ascontiguousarray(array[start : start + 4096]))
+                    digest.update(np.ascontiguousarray(array[start : start + 4096]).data)
         return digest.hexdigest()
 
     def subset(self, n: int) -> Data:
         """Return the set with at most n images per split, classes in proportion; preprocessing stays."""
         train = self.train.subset(n)
-        smaller = {"val": self.val.subset(n), "test": self.test.subset(n)} if n else {}
-        return replace(self, train=train, calibration=_calibration(train), **smaller)
+        return replace(
+            self, train=train, val=self.val.subset(n), test=self.test.subset(n), calibration=_calibration(train)
+        )
 
     def __repr__(self) -> str:
         sizes = f"train={len(self.train)}, val={len(self.val)}, test={len(self.test)}"
@@ -397,7 +398,8 @@ def _targets(y: Any, name: str, n: int) -> NDArray[Any]:
         )
     if len(y) != n:
         raise ValueError(f"{name} has {len(y)} rows, x has {n}: they must be equal")
-    return y
+    targets: NDArray[Any] = y
+    return targets
 
 
 def _weights(weight: Any, n: int) -> NDArray[np.float32]:
@@ -406,7 +408,8 @@ def _weights(weight: Any, n: int) -> NDArray[np.float32]:
         raise ValueError(f"weight must be numbers of shape ({n},), not {weight.dtype} of shape {weight.shape}")
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise ValueError("weight must be finite and not below 0")
-    return weight.astype(np.float32)
+    whole: NDArray[np.float32] = weight.astype(np.float32)
+    return whole
 
 
 def _balanced_order(y: NDArray[Any], draw: np.random.Generator) -> NDArray[np.int64]:

@@ -141,12 +141,11 @@ static int64_t weight_sum(const dn_plan *plan, const dn_plan_op *op, const dn_st
     return sum;
 }
 
-static int32_t make_runs(dn_binding *b, const dn_plan_op *op, dn_step *step) {
+static void make_runs(dn_binding *b, const dn_plan_op *op, dn_step *step) {
     const dn_graph *graph = b->plan->graph;
     const dn_node *input = &graph->nodes[b->root[dn_op_input(b->plan, op)]];
-    int32_t count = op->group_in ? 1 : input->segment_count, lane = 0, weight = 0;
+    int32_t count = step->parts, lane = 0, weight = 0;
     void *memory;
-    step->parts = count;
     step->extra = dn_tables_take(b, (size_t)count * sizeof(dn_segment_run), &memory);
     dn_segment_run *runs = memory;
     for (int32_t s = 0; runs && s < count; s++) {
@@ -156,7 +155,6 @@ static int32_t make_runs(dn_binding *b, const dn_plan_op *op, dn_step *step) {
         lane += filled;
         weight += op->int8 ? (int32_t)dn_round_up((size_t)full, 4) : full;
     }
-    return count;
 }
 
 /* Scale and bias of one output channel. raw: as if nothing were fused and the output were real. */

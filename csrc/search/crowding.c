@@ -80,9 +80,8 @@ void dn_crowder_run(dn_crowder *c, const double *f, const int32_t *rank, size_t 
 
 dn_status dn_crowding_distance(const double *f, const int32_t *rank, size_t n, size_t m, double *distance, dn_error *err) {
     if (m < 1) return dn_fail(err, DN_EINVAL, "f has no objectives (shape (%zu, 0)); at least 1", n);
-    for (size_t i = 0; i < n; i++) {
-        if (has_nan(f + i * m, m)) return dn_fail(err, DN_EINVAL, "f: row %zu holds NaN; pass only rows that were evaluated", i);
-    }
+    size_t i = dn_first_nan(f, n * m);
+    if (i < n * m) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; pass only rows that were evaluated", i / m, i % m);
     dn_fpenv env = dn_fpenv_enter();
     dn_crowder crowder;
     dn_status status = dn_crowder_init(&crowder, n, err);

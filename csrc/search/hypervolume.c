@@ -205,9 +205,8 @@ static dn_status check(const double *f, size_t n, size_t m, const double *ref, d
     for (size_t k = 0; k < m; k++) {
         if (ref[k] != ref[k]) return dn_fail(err, DN_EINVAL, "ref: objective %zu is NaN", k);
     }
-    for (size_t i = 0; i < n * m; i++) {
-        if (f[i] != f[i]) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; pass only rows that were evaluated", i / m, i % m);
-    }
+    size_t i = dn_first_nan(f, n * m);
+    if (i < n * m) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; pass only rows that were evaluated", i / m, i % m);
     return DN_OK;
 }
 

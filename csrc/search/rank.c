@@ -1,4 +1,4 @@
-/* rank.c - non-dominated ranking: two objectives by sort and sweep, more by bit sets.
+/* rank.c - non-dominated ranking: two objectives by sort and sweep, four and more by bit sets (three: rank3.c).
  *
  * Rows are sorted lexicographically and equal rows merged, so only an earlier position can dominate a later one. With two objectives a front is then summed up by its
  * smallest second objective and the front of a row found by binary search (the patience sweep of Jensen, IEEE TEC 7(5), 2003). With more, the dominators of a position
@@ -15,7 +15,7 @@
 enum { SAME = INT32_MIN }; /* bit 31 of an order entry */
 enum { LANES = 8 };
 
-/* Bytes of dominator sets held at a time: they are written once per objective, so they should stay in the second-level cache (512 KiB to 2 MiB). */
+/* Bytes of dominator sets held at a time. More chunks mean more passes over the orders, larger ones leave the caches; 1 to 16 MiB measured, 10^4 rows of 5 objectives. */
 static const size_t CHUNK_BYTES = 1u << 22;
 enum { CHUNK_LEAST = 256 };
 
@@ -61,6 +61,7 @@ static dn_status many_init(dn_ranker *r, dn_isa isa, dn_error *err) {
     DN_TRY(DN_NEW(&r->position, r->rows, err));
     DN_TRY(DN_NEW(&r->level, r->rows, err));
     DN_TRY(DN_NEW(&r->order, cells, err));
+    DN_TRY(DN_NEW(&r->places, r->chunk + 1, err));
     DN_TRY(DN_NEW(&r->prefix, words, err));
     return dn_alloc((void **)&r->dominators, r->chunk, bytes, err);
 }
@@ -71,18 +72,16 @@ dn_status dn_ranker_init(dn_ranker *r, size_t rows, size_t objectives, dn_isa is
     DN_TRY(DN_NEW(&r->items, rows, err));
     DN_TRY(DN_NEW(&r->scratch, rows, err));
     if (objectives == 2) return DN_NEW(&r->tail, rows, err);
-    return objectives > 2 ? many_init(r, isa, err) : DN_OK;
+    return objectives > 3 ? many_init(r, isa, err) : DN_OK;
 }
 
 void dn_ranker_free(dn_ranker *r) {
-    void *owned[] = {r->items, r->scratch, r->tail, r->first, r->position, r->level, r->order, r->prefix, r->dominators, r->fronts, r->dense};
+    void *owned[] = {r->items, r->scratch, r->tail, r->first, r->position, r->level, r->order, r->places, r->prefix, r->dominators, r->fronts, r->dense, r->steps, r->stairs};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) dn_free(owned[i]);
     *r = (dn_ranker){0};
 }
 
-/* Room for one more element of `size` bytes in a growing array. */
-static dn_status grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err) {
-    if (used < *capacity) return DN_OK;
+dn_status dn_ranker_grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err) {
     size_t wanted = dn_size_max(16, 2 * *capacity);
     void *larger;
     DN_TRY(dn_alloc(&larger, wanted, size, err));
@@ -105,16 +104,17 @@ static size_t rank_one(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
     return (size_t)(level + 1);
 }
 
-/* For each y the first of the ascending tail[0 .. n-1] that is above it, n if none. Masks stand for branches that would be mispredicted half the time, and the lanes hide
- * one another's latency. */
+/* For each y the first of the ascending tail[0 .. n-1] that is above it, n if none; n >= 1. It lies in end - left .. end. Masks (compare and subtract with borrow) stand for
+ * branches that would be mispredicted half the time, and the lanes hide one another's latency. */
 static void first_above(const uint64_t *tail, size_t n, const uint64_t y[LANES], size_t first[LANES]) {
-    size_t base[LANES] = {0};
+    size_t end[LANES];
+    for (int lane = 0; lane < LANES; lane++) end[lane] = n;
     for (size_t left = n; left > 1;) {
         size_t half = left / 2;
-        for (int lane = 0; lane < LANES; lane++) base[lane] += half & ((size_t)0 - (size_t)(tail[base[lane] + half - 1] <= y[lane]));
+        for (int lane = 0; lane < LANES; lane++) end[lane] -= half & ((size_t)0 - (size_t)(y[lane] < tail[end[lane] - half]));
         left -= half;
     }
-    for (int lane = 0; lane < LANES; lane++) first[lane] = base[lane] + (n > 0 && tail[base[lane]] <= y[lane]);
+    for (int lane = 0; lane < LANES; lane++) first[lane] = end[lane] - (y[lane] < tail[end[lane] - 1]);
 }
 
 /* Searches LANES rows ahead in the fronts as they are; placing a row lowers one tail, so that a later row of the same batch can only end further up. */
@@ -124,9 +124,9 @@ static size_t rank_two(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
     size_t fronts = 0, level = 0;
     for (size_t start = 0; start < n; start += LANES) {
         uint64_t y[LANES] = {0};
-        size_t first[LANES], lanes = dn_size_min(LANES, n - start);
+        size_t first[LANES] = {0}, lanes = dn_size_min(LANES, n - start);
         for (size_t i = 0; i < lanes; i++) y[i] = dn_sort_key(f[2 * (size_t)r->items[start + i].index + 1]);
-        first_above(tail, fronts, y, first);
+        if (fronts) first_above(tail, fronts, y, first);
         for (size_t i = 0; i < lanes; i++) {
             uint64_t x = r->items[start + i].key;
             if (x != last_x || y[i] != last_y) {
@@ -142,7 +142,7 @@ static size_t rank_two(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
     return fronts;
 }
 
-/* ---- three and more ---- */
+/* ---- four and more ---- */
 
 /* Gives equal rows one position; returns the number of positions. */
 static size_t merge_equal(dn_ranker *r, const double *f, size_t n) {
@@ -171,27 +171,33 @@ static void sort_objectives(dn_ranker *r, const double *f, size_t distinct) {
     }
 }
 
+/* Where the positions start .. end-1 stand in an order; without a branch on what is random. */
+static size_t find_places(const uint32_t *order, size_t distinct, size_t start, size_t end, uint32_t *places) {
+    size_t found = 0;
+    for (size_t i = 0; i < distinct; i++) {
+        places[found] = (uint32_t)i;
+        found += (order[i] & INT32_MAX) - start < end - start; /* wraps for earlier positions */
+    }
+    return found;
+}
+
 /* Sets of the positions before `end` that dominate each of start .. end-1. A set has words up to its own position's line; bits from its own on are cleared. */
 static void find_dominators(dn_ranker *r, size_t distinct, size_t start, size_t end) {
-    size_t words = r->words, size = end - start;
+    size_t words = r->words;
     for (size_t k = 1; k < r->objectives; k++) {
         const uint32_t *order = r->order + (k - 1) * r->rows;
+        size_t count = find_places(order, distinct, start, end, r->places);
         memset(r->prefix, 0, words * sizeof *r->prefix);
-        for (size_t i = 0, j = 0; i < distinct; i = j) {
-            uint32_t entry;
-            do {
-                entry = order[j++];
-                uint32_t p = entry & INT32_MAX;
-                r->prefix[p >> 6] |= (uint64_t)1 << (p & 63);
-            } while (entry & (uint32_t)SAME);
-            for (size_t x = i; x < j; x++) {
-                size_t p = order[x] & INT32_MAX, local = p - start; /* wraps for earlier positions */
-                if (local >= size) continue;
-                uint64_t *set = r->dominators + local * words;
-                size_t lines = p / (64 * DN_LINE) + 1;
-                if (k == 1) memcpy(set, r->prefix, lines * DN_LINE * sizeof *set);
-                else r->ops->intersect(set, r->prefix, lines);
+        for (size_t x = 0, next = 0; x < count; x++) {
+            size_t place = r->places[x], p = order[place] & INT32_MAX;
+            for (; next <= place || (order[next - 1] & (uint32_t)SAME); next++) {
+                uint32_t other = order[next] & INT32_MAX;
+                r->prefix[other >> 6] |= (uint64_t)1 << (other & 63);
             }
+            uint64_t *set = r->dominators + (p - start) * words;
+            size_t lines = p / (64 * DN_LINE) + 1;
+            if (k == 1) memcpy(set, r->prefix, lines * DN_LINE * sizeof *set);
+            else r->ops->intersect(set, r->prefix, lines);
         }
     }
     for (size_t p = start; p < end; p++) {
@@ -217,7 +223,7 @@ static dn_status front_add(dn_ranker *r, dn_front *front, size_t p, size_t *dens
         return DN_OK;
     }
     if (front->count == DN_FRONT_LIST) {
-        DN_TRY(grow((void **)&r->dense, &r->dense_capacity, *dense_used, words * sizeof *r->dense, err));
+        if (*dense_used == r->dense_capacity) DN_TRY(dn_ranker_grow((void **)&r->dense, &r->dense_capacity, *dense_used, words * sizeof *r->dense, err));
         front->dense = (uint32_t)(*dense_used)++;
         uint64_t *set = r->dense + front->dense * words;
         memset(set, 0, words * sizeof *set);
@@ -236,7 +242,7 @@ static dn_status place(dn_ranker *r, size_t p, const uint64_t *set, size_t *fron
         else high = middle;
     }
     if (low == *fronts) {
-        DN_TRY(grow((void **)&r->fronts, &r->front_capacity, *fronts, sizeof *r->fronts, err));
+        if (*fronts == r->front_capacity) DN_TRY(dn_ranker_grow((void **)&r->fronts, &r->front_capacity, *fronts, sizeof *r->fronts, err));
         r->fronts[(*fronts)++] = (dn_front){0};
     }
     r->level[p] = (int32_t)low;
@@ -262,6 +268,7 @@ dn_status dn_ranker_run(dn_ranker *r, const double *f, size_t n, int32_t *rank, 
     size_t fronts = 0;
     if (r->objectives == 1) fronts = rank_one(r, f, n, rank);
     else if (r->objectives == 2) fronts = rank_two(r, f, n, rank);
+    else if (r->objectives == 3) DN_TRY(dn_rank_three(r, f, n, rank, &fronts, err));
     else DN_TRY(rank_many(r, f, n, rank, &fronts, err));
     if (count) *count = fronts;
     return DN_OK;
@@ -269,9 +276,8 @@ dn_status dn_ranker_run(dn_ranker *r, const double *f, size_t n, int32_t *rank, 
 
 dn_status dn_nondominated_rank(const double *f, size_t n, size_t m, dn_isa isa, int32_t *rank, dn_error *err) {
     if (m < 1) return dn_fail(err, DN_EINVAL, "f has no objectives (shape (%zu, 0)); at least 1", n);
-    for (size_t i = 0; i < n * m; i++) {
-        if (f[i] != f[i]) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; rank only rows that were evaluated", i / m, i % m);
-    }
+    size_t i = dn_first_nan(f, n * m);
+    if (i < n * m) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; rank only rows that were evaluated", i / m, i % m);
     dn_fpenv env = dn_fpenv_enter();
     dn_ranker ranker = {0};
     dn_status status = dn_ranker_init(&ranker, n, m, isa, err);

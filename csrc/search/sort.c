@@ -59,11 +59,13 @@ static void merge_sort(dn_sort_item *items, dn_sort_item *scratch, size_t n, con
 static void radix_sort(dn_sort_item *items, dn_sort_item *scratch, size_t n, uint64_t low, int shift, int width, int passes) {
     const uint32_t digits = 1u << width, mask = digits - 1;
     uint32_t count[PASSES << WIDTH]; /* then: where the next item of that digit goes */
-    memset(count, 0, (size_t)passes * digits * sizeof *count);
+    memset(count, 0, PASSES * digits * sizeof *count);
     for (size_t i = 0; i < n; i++) {
         uint64_t key = (items[i].key - low) >> shift;
-        for (int pass = 0; pass < passes; pass++, key >>= width) count[(uint32_t)pass * digits + (key & mask)]++;
+        count[key & mask]++;
+        count[digits + (key >> width & mask)]++;
     }
+    for (size_t i = 0; i < n && passes == PASSES; i++) count[2 * digits + ((items[i].key - low) >> (shift + 2 * width) & mask)]++;
     for (int pass = 0; pass < passes; pass++, shift += width) {
         uint32_t *next = count + (uint32_t)pass * digits;
         for (uint32_t digit = 0, sum = 0; digit < digits; digit++) {
@@ -79,40 +81,45 @@ static void radix_sort(dn_sort_item *items, dn_sort_item *scratch, size_t n, uin
     if (passes & 1) memcpy(scratch, items, n * sizeof *items);
 }
 
-void dn_sort(dn_sort_item *items, dn_sort_item *scratch, size_t n) {
-    if (n < 2) return;
-    if (n <= SMALL) {
-        (void)insertion_sort(items, n, NULL, 0, SIZE_MAX);
-        return;
+/* Leading bits by radix, the rest, and equal keys by row, by insertion or merging. */
+static void sort_items(dn_sort_item *items, dn_sort_item *scratch, size_t n, const double *f, size_t m) {
+    if (n > SMALL) {
+        uint64_t low = items[0].key, high = low;
+        for (size_t i = 1; i < n; i++) {
+            if (items[i].key < low) low = items[i].key;
+            if (items[i].key > high) high = items[i].key;
+        }
+        int span = low < high ? 64 - __builtin_clzll(high - low) : 0; /* bits in which keys differ */
+        int width = n <= 1024 ? 8 : WIDTH, passes = n <= 8192 ? 2 : PASSES;
+        if (span <= 2 * width) passes = span <= width ? span > 0 : 2;
+        int shift = span - width * passes;
+        radix_sort(items, scratch, n, low, shift > 0 ? shift : 0, width, passes);
+        if (shift <= 0 && !f) return;
     }
-    uint64_t low = items[0].key, high = low;
-    for (size_t i = 1; i < n; i++) {
-        if (items[i].key < low) low = items[i].key;
-        if (items[i].key > high) high = items[i].key;
-    }
-    if (low == high) return;
-    int span = 64 - __builtin_clzll(high - low); /* bits in which keys differ */
-    int width = n <= 1024 ? 8 : WIDTH, passes = n <= 8192 ? 2 : PASSES;
-    if (span <= width) passes = 1;
-    else if (span <= 2 * width) passes = 2;
-    int shift = span - width * passes;
-    radix_sort(items, scratch, n, low, shift > 0 ? shift : 0, width, passes);
-    if (shift > 0 && !insertion_sort(items, n, NULL, 0, MOVES * n)) merge_sort(items, scratch, n, NULL, 0);
+    if (!insertion_sort(items, n, f, m, n > SMALL ? MOVES * n : SIZE_MAX)) merge_sort(items, scratch, n, f, m);
+}
+
+void dn_sort(dn_sort_item *items, dn_sort_item *scratch, size_t n) { sort_items(items, scratch, n, NULL, 0); }
+
+static void fill_column(dn_sort_item *items, const double *f, size_t n, size_t m, size_t column) {
+    for (size_t i = 0; i < n; i++) items[i] = (dn_sort_item){.key = dn_sort_key(f[i * m + column]), .index = (uint32_t)i};
 }
 
 void dn_sort_column(dn_sort_item *items, dn_sort_item *scratch, const double *f, size_t n, size_t m, size_t column) {
-    for (size_t i = 0; i < n; i++) items[i] = (dn_sort_item){.key = dn_sort_key(f[i * m + column]), .index = (uint32_t)i};
-    dn_sort(items, scratch, n);
+    fill_column(items, f, n, m, column);
+    sort_items(items, scratch, n, NULL, 0);
 }
 
 void dn_sort_rows(dn_sort_item *items, dn_sort_item *scratch, const double *f, size_t n, size_t m) {
-    dn_sort_column(items, scratch, f, n, m, 0);
-    for (size_t start = 0; start + 1 < n && m > 1; start++) {
-        if (items[start].key != items[start + 1].key) continue;
-        size_t end = start + 2;
-        while (end < n && items[end].key == items[start].key) end++;
-        if (end - start > SMALL) merge_sort(items + start, scratch, end - start, f, m);
-        else (void)insertion_sort(items + start, end - start, f, m, SIZE_MAX);
-        start = end - 1;
-    }
+    fill_column(items, f, n, m, 0);
+    sort_items(items, scratch, n, f, m);
+}
+
+size_t dn_first_nan(const double *values, size_t count) {
+    int found = 0;
+    for (size_t i = 0; i < count; i++) found |= values[i] != values[i]; /* no exit, so that it vectorises */
+    if (!found) return count;
+    size_t i = 0;
+    while (i < count && values[i] == values[i]) i++;
+    return i;
 }

@@ -29,4 +29,7 @@ void dn_sort_column(dn_sort_item *items, dn_sort_item *scratch, const double *f,
 /* Sorts the rows of f [n][m] lexicographically, equal rows by index; keys hold column 0. */
 void dn_sort_rows(dn_sort_item *items, dn_sort_item *scratch, const double *f, size_t n, size_t m);
 
+/* Index of the first NaN, count if there is none. */
+size_t dn_first_nan(const double *values, size_t count);
+
 #endif

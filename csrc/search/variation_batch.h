@@ -10,21 +10,45 @@ BATCH_TARGET static inline double clip(double x, double low, double high) {
     return dn_select(x > high, high, x);
 }
 
-/* Spread factor of one child whose parents leave `room` to the bound on its side: the distribution is cut off at the bound. alpha u <= 1 picks the contracting half. */
-BATCH_TARGET static inline double spread(double u, double room, double distance, double power) {
-    double alpha = 2.0 - dn_exp(-power * dn_log(1.0 + 2.0 * room / distance));
-    double v = u * alpha, w = 2.0 - v, root = 1.0 / power;
-    return dn_exp(dn_select(v <= 1.0, root, -root) * dn_log(dn_select(v <= 1.0, v, w)));
+/* One function per loop: a power is a long chain of dependent steps, and only short loop bodies let the CPU work on several at once. */
+BATCH_TARGET static void log_all(double *restrict x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = dn_log(x[i]);
+}
+
+BATCH_TARGET static void exp_all(double *restrict x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = dn_exp(x[i]);
+}
+
+/* Spread factors of the children on one side. x: 1 + 2 room / distance, where room lies between the parent and the bound on that side, at which the distribution is cut
+ * off. alpha u <= 1 picks the contracting half. */
+BATCH_TARGET static void spread(double *restrict x, double *restrict exponent, const uint64_t *restrict random, size_t n, double power) {
+    double root = 1.0 / power;
+    log_all(x, n);
+    for (size_t i = 0; i < n; i++) x[i] *= -power;
+    exp_all(x, n);
+    for (size_t i = 0; i < n; i++) {
+        double v = open_unit(random[i]) * (2.0 - x[i]);
+        exponent[i] = dn_select(v <= 1.0, root, -root);
+        x[i] = dn_select(v <= 1.0, v, 2.0 - v);
+    }
+    log_all(x, n);
+    for (size_t i = 0; i < n; i++) x[i] *= exponent[i];
+    exp_all(x, n);
 }
 
 /* Simulated binary crossover: low <= a < b <= high become two children, left and right. */
 BATCH_TARGET static void cross(const dn_batch *restrict in, dn_children *restrict out, size_t n, double eta) {
     for (size_t i = 0; i < n; i++) {
-        double a = in->a[i], b = in->b[i], distance = b - a, middle = .5 * a + .5 * b, u = open_unit(in->random[i]);
-        double left = middle - .5 * spread(u, a - in->low[i], distance, eta + 1.0) * distance;
-        double right = middle + .5 * spread(u, in->high[i] - b, distance, eta + 1.0) * distance;
-        out->left[i] = clip(left, in->low[i], in->high[i]);
-        out->right[i] = clip(right, in->low[i], in->high[i]);
+        double distance = in->b[i] - in->a[i]; /* its inverse may overflow, these ratios do not */
+        out->left[i] = 1.0 + 2.0 * ((in->a[i] - in->low[i]) / distance);
+        out->right[i] = 1.0 + 2.0 * ((in->high[i] - in->b[i]) / distance);
+    }
+    spread(out->left, out->work, in->random, n, eta + 1.0);
+    spread(out->right, out->work, in->random, n, eta + 1.0);
+    for (size_t i = 0; i < n; i++) {
+        double half = .5 * (in->b[i] - in->a[i]), middle = .5 * in->a[i] + .5 * in->b[i];
+        out->left[i] = clip(middle - out->left[i] * half, in->low[i], in->high[i]);
+        out->right[i] = clip(middle + out->right[i] * half, in->low[i], in->high[i]);
     }
 }
 

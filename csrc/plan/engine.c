@@ -1,4 +1,4 @@
-/* run.c - engines: arenas, one image through the steps, batches over threads. */
+/* engine.c - engines: arenas, one image through the steps, batches over threads. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <string.h>
