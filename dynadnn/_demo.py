@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 # Shares of the time; what is left over goes to loading, quantising, measuring and drawing.
-TEACHER, STUDENT, SEARCH = 0.28, 0.38, 0.12
-LEAST_EPOCHS, BUDGET = 2, 64
+TEACHER, STUDENT, SEARCH = 0.26, 0.44, 0.18
+LEAST_EPOCHS, BUDGET = 2, 96
 
 
 class Recipe(NamedTuple):
@@ -233,7 +233,7 @@ def recommendation(picked: Record, slowest: Record, limit: float) -> str:
     low, high = picked.accuracy_interval or (0.0, 1.0)
     faster = (slowest.latency or 0.0) / max(picked.latency or 0.0, 1e-9)
     return (
-        f"Within {limit:g} ms, take {picked.label}: {(picked.accuracy or 0) * 100:.1f} % "
+        f"Within {limit:g} ms, take point {picked.label}: {(picked.accuracy or 0) * 100:.1f} % "
         f"[{low * 100:.1f} {high * 100:.1f}] in {picked.latency or 0:.4f} ms, {faster:.1f} times as fast as the slowest."
     )
 
