@@ -106,9 +106,7 @@ def run_demo(name: str, root: Path | None, out: Path, seconds: float, start: flo
     model = quantize(student, data, bits=8)
     say(f"int8      {model.bytes():,} bytes instead of {student.bytes():,}, {elapsed(start)}")
 
-    useful = (
-        model.evaluate(data.val, POINTS[0])["accuracy"] - 0.02
-    )  # what is less accurate than the narrowest is no use
+    useful = model.evaluate(data.val, POINTS[0])["accuracy"] - 0.02  # less than the narrowest offers is no use
     front = explore(
         model,
         data,
@@ -232,9 +230,10 @@ def recommendation(picked: Record, slowest: Record, limit: float) -> str:
     """Return the sentence that names the point."""
     low, high = picked.accuracy_interval or (0.0, 1.0)
     faster = (slowest.latency or 0.0) / max(picked.latency or 0.0, 1e-9)
+    accuracy = f"{(picked.accuracy or 0) * 100:.1f} % [{low * 100:.1f} {high * 100:.1f}]"
     return (
-        f"Within {limit:g} ms, take point {picked.label}: {(picked.accuracy or 0) * 100:.1f} % "
-        f"[{low * 100:.1f} {high * 100:.1f}] in {picked.latency or 0:.4f} ms, {faster:.1f} times as fast as the slowest."
+        f"Within {limit:g} ms, take point {picked.label}: {accuracy} in {picked.latency or 0:.4f} ms, "
+        f"{faster:.1f} times as fast as the slowest."
     )
 
 
