@@ -43,7 +43,7 @@ def code(path: Path) -> str:
 
 
 def is_template(path: Path) -> bool:
-    """Without an include guard a header is included several times, with other macros each time: it cannot stand alone."""
+    """A header without an include guard is included again and again, with other macros each time: not alone."""
     return re.search(r"^#ifndef (\w+)\n#define \1\b", path.read_text(), re.M) is None
 
 
