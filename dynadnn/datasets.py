@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import _core
 from ._arguments import Rng, as_array, check_finite, check_images, generator, positive_int, seed_of
 from ._preprocess import Preprocess
 from ._readers import read_cifar10, read_idx_folder
@@ -104,7 +105,8 @@ class Data:
     train, val, test : Split
         For training, for choices, and for the final figure; val and test may be empty.
     calibration : Split
-        Images of the training split (256, fewer if it is smaller) for statistics and quantisation.
+        Images of the training split (256, fewer if it is smaller), augmented as in training, for statistics and
+        quantisation.
     outputs : int
         Classes, or columns of y.
     names : tuple of str
@@ -147,7 +149,7 @@ class Data:
         """Return the set with at most n images per split, classes in proportion; preprocessing stays."""
         train = self.train.subset(n)
         return replace(
-            self, train=train, val=self.val.subset(n), test=self.test.subset(n), calibration=_calibration(train)
+            self, train=train, val=self.val.subset(n), test=self.test.subset(n), calibration=_calibration(train, self.augment)
         )
 
     def __repr__(self) -> str:
@@ -476,7 +478,7 @@ def _split(
         raise ValueError("the groups leave no images for training: lower val and test")
     outputs, labels = _outputs([train, *splits.values()], names)
     preprocess = _statistics(train.x) if x.dtype == np.uint8 else None
-    return Data(train, splits["val"], splits["test"], _calibration(train), outputs, labels, preprocess, augment)
+    return Data(train, splits["val"], splits["test"], _calibration(train, augment), outputs, labels, preprocess, augment)
 
 
 def _outputs(splits: Sequence[Split], names: Sequence[str] | None) -> tuple[int, tuple[str, ...]]:
@@ -508,5 +510,12 @@ def _statistics(x: NDArray[Any]) -> Preprocess:
     return Preprocess(mean, std)
 
 
-def _calibration(train: Split) -> Split:
-    return train.subset(CALIBRATION_IMAGES)
+def _calibration(train: Split, augment: Augment | None) -> Split:
+    """Training images changed as training changes them: statistics of unchanged images can cost points of accuracy."""
+    some = train.subset(CALIBRATION_IMAGES)
+    if augment is None or some.x.dtype != np.uint8 or some.x.ndim != 4:
+        return some
+    how = {"flip": augment.flip, "crop": augment.crop, "shift": augment.shift}
+    rows = np.arange(len(some), dtype=np.int64)
+    x = _core.augment(np.ascontiguousarray(some.x), rows, **how, fill=0, seed=0, epoch=0, threads=1)
+    return replace(some, x=x)
