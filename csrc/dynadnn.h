@@ -70,7 +70,7 @@ typedef struct dn_node_spec {
     int32_t stride[2];        /* conv2d, max_pool, avg_pool, shortcut */
     int32_t pad[4];           /* top, bottom, left, right: conv2d, max_pool, avg_pool (zeros not counted in the mean), pad */
     int32_t dilation[2];      /* conv2d */
-    int32_t groups;           /* conv2d */
+    int32_t groups;           /* conv2d, linear */
     int32_t bias;             /* conv2d, linear: 1 if they have one */
     int32_t fixed;            /* conv2d, linear, shortcut: 1 if the channels it opens are not elastic */
     int32_t stage, block;     /* elastic depth: block number inside a stage, both from 0; stage -1: none */

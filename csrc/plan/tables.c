@@ -153,7 +153,7 @@ static void make_runs(dn_binding *b, const dn_plan_op *op, dn_step *step) {
         int32_t filled = (int32_t)dn_round_up((size_t)channels, 4), full = op->group_in ? op->group_in : input->segments[s].full;
         runs[s] = (dn_segment_run){.lane = lane, .lanes = filled, .weight = weight, .channels = channels};
         lane += filled;
-        weight += op->int8 ? (int32_t)dn_round_up((size_t)full, 4) : full;
+        weight += op->int8 && op->kind == DN_DO_CONV ? (int32_t)dn_round_up((size_t)full, 4) : full; /* depthwise weights stand by channel */
     }
 }
 
@@ -218,7 +218,7 @@ static void conv_tables(dn_binding *b, const dn_plan_op *op, dn_step *step) {
     int32_t per_group = groups > 1 ? op->group_out : step->out.channels;
     int32_t passes = op->partial ? in_groups : 1;
     void *memory;
-    if (op->kind == DN_DO_CONV) make_runs(b, op, step);
+    make_runs(b, op, step);
     if (op->kind == DN_DO_DEPTHWISE) groups = dn_channel_groups(b, op->output, &per_group);
     if (op->kind == DN_DO_DEPTHWISE) per_group = groups > 1 ? per_group : step->out.pixel; /* tables follow the lanes */
     step->table_channels = (size_t)groups * (op->kind == DN_DO_DEPTHWISE ? (size_t)per_group : dn_round_up((size_t)per_group, PANEL)) * (size_t)passes;
