@@ -5,7 +5,7 @@
  * same distribution. Integers: uniform crossover, and mutation to another value, all equally likely. */
 #define BATCH_TARGET
 #define BATCH_FUNCTION dn_batch_ref
-#include "search/variation_batch.h"
+#include "search/variation_template.h"
 
 #include "base/cpu.h"
 #include "base/size.h"

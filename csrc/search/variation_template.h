@@ -1,4 +1,4 @@
-/* variation_batch.h - the arithmetic of crossover and mutation on batches; included once per instruction set, with BATCH_FUNCTION and BATCH_TARGET defined. */
+/* variation_template.h - the arithmetic of crossover and mutation on batches; included once per instruction set, with BATCH_FUNCTION and BATCH_TARGET defined. */
 #include "search/power.h"
 #include "search/variation.h"
 
