@@ -87,6 +87,7 @@ class Split:
     def take(self, rows: ArrayLike) -> Split:
         """Return the given rows, in that order."""
         at = np.asarray(rows)
+        at = at if at.size else at.astype(np.int64)
         weight = None if self.weight is None else self.weight[at]
         return Split(np.asarray(self.x[at]), self.y[at], weight, self.index[at])
 
@@ -149,7 +150,11 @@ class Data:
         """Return the set with at most n images per split, classes in proportion; preprocessing stays."""
         train = self.train.subset(n)
         return replace(
-            self, train=train, val=self.val.subset(n), test=self.test.subset(n), calibration=_calibration(train, self.augment)
+            self,
+            train=train,
+            val=self.val.subset(n),
+            test=self.test.subset(n),
+            calibration=_calibration(train, self.augment),
         )
 
     def __repr__(self) -> str:
@@ -480,7 +485,9 @@ def _split(
         raise ValueError("the groups leave no images for training: lower val and test")
     outputs, labels = _outputs([train, *splits.values()], names)
     preprocess = _statistics(train.x) if x.dtype == np.uint8 else None
-    return Data(train, splits["val"], splits["test"], _calibration(train, augment), outputs, labels, preprocess, augment)
+    return Data(
+        train, splits["val"], splits["test"], _calibration(train, augment), outputs, labels, preprocess, augment
+    )
 
 
 def _outputs(splits: Sequence[Split], names: Sequence[str] | None) -> tuple[int, tuple[str, ...]]:
