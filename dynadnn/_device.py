@@ -1,9 +1,9 @@
 """Devices – the latency of operating points on one CPU, measured once and kept.
 
 A search needs the same answer whenever it asks for the same point, and one point's figure must not depend on when its
-turn came. So a point is measured on first request, in turns with a probe; its time is scaled to what the probe took when
-it was measured first, and kept from then on. The probe is the widest point of the same network: a busy machine slows
-different kinds of work differently, but the widest point about as much as the narrower ones.
+turn came. So a point is measured on first request, in turns with a probe; its time is scaled to what the probe took
+when it was measured first, and kept from then on. The probe is the widest point of the same network: a busy machine
+slows different kinds of work differently, but the widest point about as much as the narrower ones.
 """
 
 from __future__ import annotations

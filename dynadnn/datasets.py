@@ -524,7 +524,6 @@ def _calibration(train: Split, augment: Augment | None) -> Split:
     some = train.subset(CALIBRATION_IMAGES)
     if augment is None or some.x.dtype != np.uint8 or some.x.ndim != 4:
         return some
-    how = {"flip": augment.flip, "crop": augment.crop, "shift": augment.shift}
     rows = np.arange(len(some), dtype=np.int64)
-    x = _core.augment(np.ascontiguousarray(some.x), rows, **how, fill=0, seed=0, epoch=0, threads=1)
-    return replace(some, x=x)
+    x = np.ascontiguousarray(some.x)
+    return replace(some, x=_core.augment(x, rows, flip=augment.flip, crop=augment.crop, shift=augment.shift))

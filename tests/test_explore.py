@@ -365,8 +365,8 @@ def test_bits_that_are_not_offered_are_refused(real):
 
 
 def test_latency_does_not_contain_the_binding_of_unnamed_points(real):
-    net, data = real
-    names = [net.subnet(widths=[4] * len(net.spaces))] + [net.subnet(bits=b) for b in (8, 4)] + list(net.points.values())
+    net, _ = real
+    names = [net.subnet(widths=[4] * len(net.spaces)), *(net.subnet(bits=b) for b in (8, 4)), *net.points.values()]
     calls = engine_calls(net, names, 1)
     bound = [call.func.points[call.args[1]] for call in calls]
     for call in calls:
