@@ -87,6 +87,7 @@ class Split:
     def take(self, rows: ArrayLike) -> Split:
         """Return the given rows, in that order."""
         at = np.asarray(rows)
+        at = at if at.size else at.astype(np.int64)
         weight = None if self.weight is None else self.weight[at]
         return Split(np.asarray(self.x[at]), self.y[at], weight, self.index[at])
 

@@ -88,13 +88,13 @@ def test_cifar10_refuses_truncated_files_and_wrong_labels(tmp_path):
     path = tmp_path / "data_batch_2.bin"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(dn.FormatError, match="data_batch_2.bin has 61459 bytes"):
+    with pytest.raises(dn.FormatError, match=r"data_batch_2\.bin has 61459 bytes"):
         dn.datasets.cifar10(tmp_path)
     path.write_bytes(bytes([10]) + whole[1:])
     with pytest.raises(dn.FormatError, match="label 10"):
         dn.datasets.cifar10(tmp_path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="data_batch_2.bin missing"):
+    with pytest.raises(FileNotFoundError, match=r"data_batch_2\.bin missing"):
         dn.datasets.cifar10(tmp_path)
 
 
@@ -106,7 +106,9 @@ def test_mnist_reads_idx_files_plain_and_packed(tmp_path, packed):
     assert dn.datasets.fashion_mnist(tmp_path).names[0] == "T-shirt"
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\1" + b[1:], lambda b: b[:6], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\1" + b[1:], lambda b: b[:6], lambda b: b""]
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_mnist_refuses_damaged_files(tmp_path, damage, packed):
     write_mnist(tmp_path, packed)

@@ -115,7 +115,12 @@ def test_every_network_builds_runs_and_is_counted(name):
 
 @pytest.mark.parametrize(
     ("name", "macs", "params"),
-    [("resnet20", 40_551_040, 269_722), ("resnet56", 125_485_696, 853_018), ("alexnet", 169_022_464, None), ("resnet18", 555_422_720, 11_173_962)],
+    [
+        ("resnet20", 40_551_040, 269_722),
+        ("resnet56", 125_485_696, 853_018),
+        ("alexnet", 169_022_464, None),
+        ("resnet18", 555_422_720, 11_173_962),
+    ],
 )
 def test_published_networks_have_their_published_size(name, macs, params):
     net = getattr(dn.nets, name)((32, 32, 3), 10, rng=0)

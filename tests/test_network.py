@@ -192,7 +192,7 @@ def test_calibration_refuses_numbers_that_are_not_finite(net, value):
 def test_weights_refuse_numbers_that_are_not_finite(net, value):
     weight = net.weights["stem.weight"].copy()
     weight[0, 0, 0, 0] = value
-    with pytest.raises(dn.NonFiniteError, match="stem.weight"):
+    with pytest.raises(dn.NonFiniteError, match=r"stem\.weight"):
         net.with_weights({"stem.weight": weight})
 
 

@@ -15,7 +15,16 @@ def make(points=(0.25, 0.5, 0.75, 1.0), **options):
 
 @pytest.mark.parametrize(
     ("full", "fraction", "active"),
-    [(16, 0.25, 8), (16, 0.5, 8), (16, 0.75, 16), (64, 0.25, 16), (64, 0.3, 16), (64, 0.32, 24), (4, 0.25, 4), (10, 1, 10)],
+    [
+        (16, 0.25, 8),
+        (16, 0.5, 8),
+        (16, 0.75, 16),
+        (64, 0.25, 16),
+        (64, 0.3, 16),
+        (64, 0.32, 24),
+        (4, 0.25, 4),
+        (10, 1, 10),
+    ],
 )
 def test_fractions_round_to_the_divisor(full, fraction, active):
     assert ChannelSpace("x", full, 1, 8, 1).round(fraction) == active
@@ -41,7 +50,7 @@ def test_a_point_is_found_by_name_fraction_subnet_and_record():
 
 
 def test_an_unknown_point_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(dn.PointError, match="'0.25', '0.5'"):
+    with pytest.raises(dn.PointError, match=r"'0\.25', '0\.5'"):
         make()._find("0.3")
     with pytest.raises(LookupError):
         make()._find("half")
@@ -98,5 +107,6 @@ def test_a_group_that_does_not_divide_is_a_graph_error():
 
 def test_subnets_hash_alike_in_every_process():
     subnet = Subnet((4, 8), ("fp32", 8), (1,))
-    code = f"import pickle,sys; s=pickle.loads({pickle.dumps(subnet)!r}); sys.exit(s not in {{type(s)((4,8),('fp32',8),(1,))}})"
+    same = "type(s)((4, 8), ('fp32', 8), (1,))"
+    code = f"import pickle, sys; s = pickle.loads({pickle.dumps(subnet)!r}); sys.exit(s not in {{{same}}})"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
