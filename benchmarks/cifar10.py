@@ -1,10 +1,10 @@
-"""The whole chain on real images: pretrained teacher, dynamic student distilled with early halting, int8, search, curve.
+"""The chain on real images: pretrained teacher, dynamic student distilled with early halting, int8, search, curve.
 
 usage: cifar10.py --root DIR --teacher FILE [--epochs N] [--work DIR]
 
-Teacher: the pretrained CIFAR ResNet-56 in FILE (option-A shortcuts) through `from_torch`, fine-tuned on this training set
-until it beats the student trained alone. Student: a dynamic ResNet-20 at four widths, distilled with early halting. Both
-are judged on the test split, which nothing else reads. Prints a line for each promise and exits with 1 if one fails.
+Teacher: the pretrained CIFAR ResNet-56 in FILE (option-A shortcuts) through `from_torch`, fine-tuned on this training
+set until it beats the student trained alone. Student: a dynamic ResNet-20 at four widths, distilled with early halting.
+Both are judged on the test split, which nothing else reads. Prints a line for each promise, exits with 1 if one fails.
 Trained networks are kept in --work, so that an interrupted run goes on where it stopped.
 """
 
@@ -69,13 +69,13 @@ def train_alone(data: Any, options: argparse.Namespace) -> tuple[dn.Network, dic
 def tune_teacher(data: Any, options: argparse.Namespace, to_beat: float) -> tuple[dn.Network, dict[str, Any]]:
     module = load_checkpoint(options.teacher)
     net = dn.from_torch(module, (32, 32, 3), preprocess=dn.Preprocess(mean=MEAN, std=STD))
-    facts: dict[str, Any] = {"test_as_published": accuracy(net, data.test), "val_as_published": accuracy(net, data.val), "epochs": 0}
+    facts: dict[str, Any] = {"epochs": 0, "test_as_published": accuracy(net, data.test)}
     net.recalibrate(data.calibration.x)
     while facts["epochs"] < 1 or accuracy(net, data.val) <= to_beat:
         dn.fit(net, data, epochs=1, optimizer=dn.SGD(lr=0.01), rng=options.seed + facts["epochs"])
         facts["epochs"] += 1
         if facts["epochs"] == 20:
-            raise RuntimeError(f"the teacher has {accuracy(net, data.val)} after 20 epochs, the student alone {to_beat}")
+            raise RuntimeError(f"the teacher does not beat {to_beat}, the student alone, within 20 epochs")
     return net, {**facts, "val": accuracy(net, data.val), "test": accuracy(net, data.test)}
 
 
@@ -99,7 +99,8 @@ def time_twins(front: Any, student: dn.Network, data: Any) -> list[dict[str, Any
     timed = list(measure_records({"int8": front.network, "fp32": twins}, int8 + fp32).values())
     by_key = {(t.model, t.point): t.latency_ms_measured for t in timed}
     for record, subnet in zip(front.records, subnets, strict=True):
-        pairs.append({"point": record.label, "int8_ms": by_key["int8", record.point], "fp32_ms": by_key["fp32", subnet]})
+        pair = {"int8_ms": by_key["int8", record.point], "fp32_ms": by_key["fp32", subnet]}
+        pairs.append({"point": record.label, **pair})
     return pairs
 
 
@@ -142,8 +143,8 @@ def main() -> int:
     searched = time.perf_counter() - start
     front.evaluate(data.test)
     twins = time_twins(front, student, data)
-    references = dn.measure({"teacher": teacher, "alone": alone}, data.test).records
-    latency = {r.model: r.latency_ms_measured for r in references}
+    others = dn.measure({"teacher": teacher, "alone": alone}, data.test).records
+    latency = {r.model: r.latency_ms_measured for r in others}
     measured = np.array([[1 - r.accuracy, r.latency_ms_measured] for r in front.records])
     points = int(nondominated(measured).sum())
     slower = [t["point"] for t in twins if t["int8_ms"] >= t["fp32_ms"]]
@@ -160,18 +161,19 @@ def main() -> int:
     machine = this_machine()
     result = {
         "script": "benchmarks/cifar10.py", "epochs": options.epochs, "seed": options.seed, "budget": options.budget,
-        "cpu": machine.cpu, "cores": machine.cores, "isa": machine.isa, "versions": machine.versions, "date": machine.date,
-        "load_average": os.getloadavg(), "stages": notes, "search_seconds": round(searched, 1), "reference_ms": latency,
+        "cpu": machine.cpu, "cores": machine.cores, "isa": machine.isa, "versions": machine.versions,
+        "date": machine.date, "load_average": os.getloadavg(), "stages": notes, "search_seconds": round(searched, 1), "reference_ms": latency,
         "twins": twins,
         "front": [
             {"point": r.label, "widths": r.point.widths, "val": r.accuracy, "val_interval": r.accuracy_interval,
-             "test": r.accuracy_test, "ms": r.latency_ms_measured, "ms_p10": r.latency_ms_p10, "ms_p90": r.latency_ms_p90,
-             "bytes": r.bytes, "macs": r.macs}
+             "test": r.accuracy_test, "ms": r.latency_ms_measured, "ms_p10": r.latency_ms_p10,
+             "ms_p90": r.latency_ms_p90, "bytes": r.bytes, "macs": r.macs}
             for r in front.records
         ],
     }  # fmt: skip
     (options.out / "cifar10.json").write_text(json.dumps(result, indent=1) + "\n")
-    plot(front, (notes["teacher"]["test"], latency["teacher"]), (notes["alone"]["test"], latency["alone"]), options.out / "cifar10.png")
+    references = [(notes[name]["test"], latency[name]) for name in ("teacher", "alone")]
+    plot(front, *references, options.out / "cifar10.png")
     return 0 if all(held for held, _ in promises) else 1
 
 

@@ -69,7 +69,7 @@ def looks_like_nchw(shape: tuple[int, ...]) -> bool:
 
 
 def check_finite(array: NDArray[Any], name: str) -> None:
-    """ValueError (NonFiniteError) if a float array holds NaN or infinity."""
+    """Raise NonFiniteError if a float array holds NaN or infinity."""
     from ._errors import NonFiniteError
 
     if array.dtype.kind == "f" and not np.isfinite(array).all():

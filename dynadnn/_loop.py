@@ -225,9 +225,17 @@ class Loop:
         s, x = self.settings, self.train.x
         if s.augment is None:
             return np.ascontiguousarray(x[rows])
-        how = {"flip": s.augment.flip, "crop": s.augment.crop, "shift": s.augment.shift, "fill": 0}
         images = np.ascontiguousarray(x)
-        batch: NDArray[Any] = _core.augment(images, rows, **how, seed=s.seed, epoch=self.epoch, threads=s.threads)
+        batch: NDArray[Any] = _core.augment(
+            images,
+            rows,
+            flip=s.augment.flip,
+            crop=s.augment.crop,
+            shift=s.augment.shift,
+            seed=s.seed,
+            epoch=self.epoch,
+            threads=s.threads,
+        )
         return batch
 
     def _nonfinite(self, text: str) -> None:

@@ -109,6 +109,6 @@ def resolve_loss(loss: Any, y: NDArray[Any], outputs: int) -> Loss:
 
 
 def distillation(outputs: F32, teacher: F32, weight: F32 | None, temperature: float, scale: float, into: F32) -> F32:
-    """Return t**2 * KL(softmax(teacher / t) || softmax(outputs / t)) per sample; `into` gets scale times the gradient."""
+    """Return t**2 * KL(softmax(teacher / t) || softmax(outputs / t)) per sample; `into` gets scale times its slope."""
     loss, _ = _core.distillation(outputs, teacher, weight, temperature, scale, into)
     return loss if weight is None else loss * weight

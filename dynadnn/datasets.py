@@ -149,7 +149,11 @@ class Data:
         """Return the set with at most n images per split, classes in proportion; preprocessing stays."""
         train = self.train.subset(n)
         return replace(
-            self, train=train, val=self.val.subset(n), test=self.test.subset(n), calibration=_calibration(train, self.augment)
+            self,
+            train=train,
+            val=self.val.subset(n),
+            test=self.test.subset(n),
+            calibration=_calibration(train, self.augment),
         )
 
     def __repr__(self) -> str:
@@ -275,7 +279,9 @@ def from_arrays(
     Raises
     ------
     TypeError, ValueError
-        For another type, rank or axis order, for labels out of range and for numbers that are not finite.
+        For another type, rank or axis order, and for labels out of range.
+    NonFiniteError
+        For NaN or infinity in x or y.
 
     Examples
     --------
@@ -478,7 +484,9 @@ def _split(
         raise ValueError("the groups leave no images for training: lower val and test")
     outputs, labels = _outputs([train, *splits.values()], names)
     preprocess = _statistics(train.x) if x.dtype == np.uint8 else None
-    return Data(train, splits["val"], splits["test"], _calibration(train, augment), outputs, labels, preprocess, augment)
+    return Data(
+        train, splits["val"], splits["test"], _calibration(train, augment), outputs, labels, preprocess, augment
+    )
 
 
 def _outputs(splits: Sequence[Split], names: Sequence[str] | None) -> tuple[int, tuple[str, ...]]:
@@ -515,7 +523,6 @@ def _calibration(train: Split, augment: Augment | None) -> Split:
     some = train.subset(CALIBRATION_IMAGES)
     if augment is None or some.x.dtype != np.uint8 or some.x.ndim != 4:
         return some
-    how = {"flip": augment.flip, "crop": augment.crop, "shift": augment.shift}
     rows = np.arange(len(some), dtype=np.int64)
-    x = _core.augment(np.ascontiguousarray(some.x), rows, **how, fill=0, seed=0, epoch=0, threads=1)
-    return replace(some, x=x)
+    x = np.ascontiguousarray(some.x)
+    return replace(some, x=_core.augment(x, rows, flip=augment.flip, crop=augment.crop, shift=augment.shift))

@@ -1,4 +1,4 @@
-"""The CIFAR ResNets of the pretrained checkpoints, as torch modules: option-A shortcuts, keys that start with ``module.``."""
+"""The CIFAR ResNets of the pretrained checkpoints as torch modules; their keys start with ``module.``."""
 
 from __future__ import annotations
 

@@ -94,6 +94,38 @@ class Compiled:
         return self.engine(x, point)
 
 
+class Training:
+    """A case's float network with a trainer and what one step needs."""
+
+    def __init__(self, case: Case, images: Any, threads: int = 1) -> None:
+        self.case, self.images, self.threads = case, images, threads
+        self.graph = core.Graph(case.nodes, case.net.output, case.net.groups)
+        self.active, _, self.depth = structure(case, self.graph, case.subnets[0])
+        last = case.net.tensors[case.net.output]
+        outputs = last.features * (1 if last.flat else last.height * last.width)
+        rng = np.random.default_rng(case.seed)
+        self.d_logits = rng.normal(0, 0.01, (len(images), outputs)).astype(np.float32)
+        self.trainer = self.new()
+
+    def new(self) -> Any:
+        params = core_params(self.case.float_params)
+        options = {"batch": len(self.images), "threads": self.threads, "input_table": self.case.input_table}
+        return core.Trainer(self.graph, params, **options)
+
+    def step(self, trainer: Any = None) -> Any:
+        trainer = self.trainer if trainer is None else trainer
+        logits = trainer.forward(self.images, self.active, slot=0, step=trainer.steps)
+        trainer.backward(self.d_logits)
+        trainer.commit("sgd", lr=0.01, momentum=0.9)
+        return logits
+
+    def state(self, trainer: Any = None) -> list[bytes]:
+        """All weights and statistics, to compare to the bit."""
+        trainer = self.trainer if trainer is None else trainer
+        arrays = [a for i in range(len(self.case.nodes)) for a in trainer.get_params(i) if a is not None]
+        return [a.tobytes() for a in (*arrays, *trainer.get_stats(0))]
+
+
 def explain(compiled: Compiled, number: int, x: Any) -> str:
     """Where engine and oracle first differ."""
     case = compiled.case

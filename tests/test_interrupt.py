@@ -13,7 +13,7 @@ import networks
 import numpy as np
 import pytest
 from conftest import Seeds
-from engines import Compiled, structure
+from engines import Compiled, Training, structure
 
 core = pytest.importorskip("dynadnn._core", exc_type=ImportError)
 INTERRUPTS = 30
@@ -90,6 +90,24 @@ def test_interrupted_calibration_raises_soon_and_the_plan_goes_on(
         latencies.append(interrupt(call, float(rng.uniform(0, 0.05))))
         again = compiled.plan.calibrate(*where, case.images)
         assert all((a == b).all() for a, b in zip(again, want, strict=True))
+    assert p99(latencies) < LIMIT, sorted(latencies)
+
+
+def test_interrupted_training_raises_soon_and_keeps_whole_steps(
+    long_case: tuple[networks.Case, Any], seeds: Seeds
+) -> None:
+    case, images = long_case
+    training = Training(case, images[:512], threads=2)
+    rng = seeds.rng(8)
+    latencies = []
+    for _ in range(INTERRUPTS // 2):
+        latencies.append(interrupt(training.step, float(rng.uniform(0, 0.1))))
+        training.trainer.discard()
+    done = training.trainer.steps
+    again = Training(case, images[:512], threads=1)
+    for _ in range(done):
+        again.step()
+    assert training.state() == again.state(), f"{done} steps, some of them interrupted, are not {done} whole steps"
     assert p99(latencies) < LIMIT, sorted(latencies)
 
 

@@ -12,7 +12,7 @@ import networks
 import numpy as np
 import pytest
 from conftest import Seeds
-from engines import Compiled, structure
+from engines import Compiled, Training, structure
 from test_int8_exact import float_tables
 
 core = pytest.importorskip("dynadnn._core", exc_type=ImportError)
@@ -85,6 +85,22 @@ def test_failed_allocation_raises_memory_error_and_then_the_call_succeeds(floati
         fail_everywhere(first_run, rng)
         where = structure(case, compiled.graph, case.subnets[1])
         fail_everywhere(lambda own=compiled, w=where: own.plan.calibrate(*w, own.case.images, threads=2), rng)
+
+
+def test_failed_allocation_in_training_raises_memory_error_and_then_the_step_succeeds(seeds: Seeds) -> None:
+    rng = seeds.rng()
+    for seed in seeds.range(2):
+        case = networks.random_network(seed)
+        training = Training(case, case.images, threads=2)
+        fail_everywhere(training.new, rng)
+
+        def first_step(own: Training = training) -> Any:
+            trainer = own.new()
+            own.step(trainer)
+
+        fail_everywhere(first_step, rng)
+        training.step()
+        assert training.state() == training.state()
 
 
 def test_run_on_a_reserved_engine_allocates_nothing(seeds: Seeds) -> None:

@@ -1,5 +1,4 @@
 /* engine.c - engines: arenas, one image through the steps, batches over threads. */
-#define _GNU_SOURCE
 #include <pthread.h>
 #include <string.h>
 

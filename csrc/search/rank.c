@@ -57,6 +57,7 @@ static dn_status many_init(dn_ranker *r, dn_isa isa, dn_error *err) {
     r->ops = choose_ops(isa);
     r->chunk = dn_size_min(r->rows, dn_size_max(CHUNK_LEAST, CHUNK_BYTES / dn_size_max(bytes, 1)));
     if (!dn_size_mul(r->rows, r->objectives - 1, &cells)) return dn_fail(err, DN_ENOMEM, "%zu rows of %zu objectives do not fit in memory", r->rows, r->objectives);
+    DN_TRY(DN_NEW(&r->column, r->rows, err));
     DN_TRY(DN_NEW(&r->first, r->rows, err));
     DN_TRY(DN_NEW(&r->position, r->rows, err));
     DN_TRY(DN_NEW(&r->level, r->rows, err));
@@ -69,14 +70,14 @@ static dn_status many_init(dn_ranker *r, dn_isa isa, dn_error *err) {
 dn_status dn_ranker_init(dn_ranker *r, size_t rows, size_t objectives, dn_isa isa, dn_error *err) {
     *r = (dn_ranker){.rows = rows, .objectives = objectives};
     if (rows > INT32_MAX) return dn_fail(err, DN_EINVAL, "%zu rows to rank, the most is %d", rows, INT32_MAX);
-    DN_TRY(DN_NEW(&r->items, rows, err));
+    DN_TRY(DN_NEW(&r->sorted, rows, err));
     DN_TRY(DN_NEW(&r->scratch, rows, err));
     if (objectives == 2) return DN_NEW(&r->tail, rows, err);
     return objectives > 3 ? many_init(r, isa, err) : DN_OK;
 }
 
 void dn_ranker_free(dn_ranker *r) {
-    void *owned[] = {r->items, r->scratch, r->tail, r->first, r->position, r->level, r->order, r->places, r->prefix, r->dominators, r->fronts, r->dense, r->steps, r->stairs};
+    void *owned[] = {r->sorted, r->scratch, r->column, r->tail, r->first, r->position, r->level, r->order, r->places, r->prefix, r->dominators, r->fronts, r->dense, r->steps, r->stairs};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) dn_free(owned[i]);
     *r = (dn_ranker){0};
 }
@@ -95,11 +96,12 @@ dn_status dn_ranker_grow(void **array, size_t *capacity, size_t used, size_t siz
 /* ---- one and two objectives ---- */
 
 static size_t rank_one(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
-    dn_sort_column(r->items, r->scratch, f, n, 1, 0);
+    uint64_t mask = dn_sort_rows(r->sorted, r->scratch, f, n, 1, 1);
     int32_t level = -1;
     for (size_t i = 0; i < n; i++) {
-        if (i == 0 || r->items[i].key != r->items[i - 1].key) level++;
-        rank[r->items[i].index] = level;
+        size_t row = r->sorted[i] & mask;
+        if (i == 0 || f[row] != f[r->sorted[i - 1] & mask]) level++;
+        rank[row] = level;
     }
     return (size_t)(level + 1);
 }
@@ -119,24 +121,27 @@ static void first_above(const uint64_t *tail, size_t n, const uint64_t y[LANES],
 
 /* Searches LANES rows ahead in the fronts as they are; placing a row lowers one tail, so that a later row of the same batch can only end further up. */
 static size_t rank_two(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
-    dn_sort_rows(r->items, r->scratch, f, n, 2);
-    uint64_t *tail = r->tail, last_x = 0, last_y = 0; /* no value has key 0 */
+    uint64_t mask = dn_sort_rows(r->sorted, r->scratch, f, n, 2, 2);
+    uint64_t *tail = r->tail, last_x = 0, last_y = 0;
     size_t fronts = 0, level = 0;
     for (size_t start = 0; start < n; start += LANES) {
-        uint64_t y[LANES] = {0};
+        uint64_t x[LANES], y[LANES] = {0};
         size_t first[LANES] = {0}, lanes = dn_size_min(LANES, n - start);
-        for (size_t i = 0; i < lanes; i++) y[i] = dn_sort_key(f[2 * (size_t)r->items[start + i].index + 1]);
+        for (size_t i = 0; i < lanes; i++) {
+            const double *row = f + 2 * (r->sorted[start + i] & mask);
+            x[i] = dn_sort_key(row[0]);
+            y[i] = dn_sort_key(row[1]);
+        }
         if (fronts) first_above(tail, fronts, y, first);
         for (size_t i = 0; i < lanes; i++) {
-            uint64_t x = r->items[start + i].key;
-            if (x != last_x || y[i] != last_y) {
+            if (x[i] != last_x || y[i] != last_y) {
                 for (level = first[i]; level < fronts && tail[level] <= y[i]; level++) continue;
                 fronts += level == fronts;
                 tail[level] = y[i];
-                last_x = x;
+                last_x = x[i];
                 last_y = y[i];
             }
-            rank[r->items[start + i].index] = (int32_t)level;
+            rank[r->sorted[start + i] & mask] = (int32_t)level;
         }
     }
     return fronts;
@@ -147,12 +152,12 @@ static size_t rank_two(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
 /* Gives equal rows one position; returns the number of positions. */
 static size_t merge_equal(dn_ranker *r, const double *f, size_t n) {
     size_t m = r->objectives, distinct = 0;
-    dn_sort_rows(r->items, r->scratch, f, n, m);
+    uint64_t mask = dn_sort_rows(r->sorted, r->scratch, f, n, m, m);
     for (size_t i = 0; i < n; i++) {
-        uint32_t row = r->items[i].index;
-        int equal = i > 0 && r->items[i].key == r->items[i - 1].key;
-        for (size_t k = 1; k < m && equal; k++) equal = f[row * m + k] == f[r->items[i - 1].index * m + k];
-        if (!equal) r->first[distinct++] = row;
+        size_t row = r->sorted[i] & mask;
+        int equal = i > 0;
+        for (size_t k = 0; k < m && equal; k++) equal = f[row * m + k] == f[(r->sorted[i - 1] & mask) * m + k];
+        if (!equal) r->first[distinct++] = (uint32_t)row;
         r->position[row] = (uint32_t)(distinct - 1);
     }
     return distinct;
@@ -162,11 +167,12 @@ static void sort_objectives(dn_ranker *r, const double *f, size_t distinct) {
     size_t m = r->objectives;
     for (size_t k = 1; k < m; k++) {
         uint32_t *order = r->order + (k - 1) * r->rows;
-        for (size_t p = 0; p < distinct; p++) r->items[p] = (dn_sort_item){.key = dn_sort_key(f[r->first[p] * m + k]), .index = (uint32_t)p};
-        dn_sort(r->items, r->scratch, distinct);
+        for (size_t p = 0; p < distinct; p++) r->column[p] = f[r->first[p] * m + k];
+        uint64_t mask = dn_sort_rows(r->sorted, r->scratch, r->column, distinct, 1, 1);
         for (size_t i = 0; i < distinct; i++) {
-            int same = i + 1 < distinct && r->items[i + 1].key == r->items[i].key;
-            order[i] = r->items[i].index | (same ? (uint32_t)SAME : 0);
+            uint32_t p = (uint32_t)(r->sorted[i] & mask);
+            int same = i + 1 < distinct && r->column[r->sorted[i + 1] & mask] == r->column[p];
+            order[i] = p | (same ? (uint32_t)SAME : 0);
         }
     }
 }

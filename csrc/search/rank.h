@@ -40,7 +40,8 @@ typedef struct dn_stair {
 typedef struct dn_ranker {
     size_t rows, objectives; /* capacity; exact */
     const dn_bitset_ops *ops;
-    dn_sort_item *items, *scratch;
+    uint64_t *sorted, *scratch;
+    double *column;       /* four and more: one objective of each position */
     uint64_t *tail;       /* two objectives: key of the smallest second objective of each front */
     dn_step *steps;       /* three: pool of the stairs' steps */
     dn_stair *stairs;
@@ -63,11 +64,6 @@ dn_status dn_ranker_init(dn_ranker *ranker, size_t rows, size_t objectives, dn_i
 void dn_ranker_free(dn_ranker *ranker);
 /* f [n][objectives] without NaN, n <= rows. rank[n]: 0 = non-dominated; *count (may be NULL) the number of fronts. Can fail only for memory. */
 dn_status dn_ranker_run(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *count, dn_error *err);
-
-/* Parts of dn_ranker_run. */
-dn_status dn_rank_three(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *fronts, dn_error *err);
-/* Doubles a growing array of elements of `size` bytes when all its room is used. */
-dn_status dn_ranker_grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err);
 
 /* Parts of dn_ranker_run. dn_ranker_grow makes an array of `used` elements of `size` bytes, in room for *capacity, at least twice as large. */
 dn_status dn_rank_three(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *fronts, dn_error *err);

@@ -78,27 +78,28 @@ static dn_status place(dn_ranker *r, dn_step row, size_t *fronts, size_t *used, 
 /* As with two objectives, LANES rows are searched for ahead; placing a row can only move later ones of the batch to later fronts. */
 dn_status dn_rank_three(dn_ranker *r, const double *f, size_t n, int32_t *rank, size_t *fronts, dn_error *err) {
     size_t used = 0, level = 0;
-    uint64_t last_x = 0; /* no value has key 0 */
+    uint64_t last_x = 0;
     dn_step last = {0};
     *fronts = 0;
-    dn_sort_rows(r->items, r->scratch, f, n, 3);
+    uint64_t mask = dn_sort_rows(r->sorted, r->scratch, f, n, 3, 3);
     for (size_t start = 0; start < n; start += LANES) {
         dn_step rows[LANES] = {{0}};
+        uint64_t x[LANES];
         size_t first[LANES], lanes = dn_size_min(LANES, n - start);
         for (size_t i = 0; i < lanes; i++) {
-            const double *values = f + 3 * (size_t)r->items[start + i].index;
+            const double *values = f + 3 * (r->sorted[start + i] & mask);
+            x[i] = dn_sort_key(values[0]);
             rows[i] = (dn_step){dn_sort_key(values[1]), dn_sort_key(values[2])};
         }
         find_fronts(r, rows, *fronts, first);
         for (size_t i = 0; i < lanes; i++) {
-            uint64_t x = r->items[start + i].key;
-            if (x != last_x || rows[i].y != last.y || rows[i].z != last.z) {
+            if (x[i] != last_x || rows[i].y != last.y || rows[i].z != last.z) {
                 level = first[i];
                 DN_TRY(place(r, rows[i], fronts, &used, &level, err));
             }
-            last_x = x;
+            last_x = x[i];
             last = rows[i];
-            rank[r->items[start + i].index] = (int32_t)level;
+            rank[r->sorted[start + i] & mask] = (int32_t)level;
         }
     }
     return DN_OK;

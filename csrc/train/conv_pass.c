@@ -3,7 +3,7 @@
  * The choice of tiles changes no bit of the result: every output is one chain of fused multiply-adds in the order of its runs. */
 #include "train/train.h"
 
-enum { MAX_TILE = 32, CHUNK = 64 };
+enum { MAX_TILE = 32, CHUNK = 64, LINES = 16 };
 
 /* Cycles of one step (one input channel) of a tile, in units of one panel-wide multiply-add: arithmetic, loads, or the latency of too few sums. */
 static float tile_cost(int mr, int nr) {
@@ -55,6 +55,14 @@ static void set_runs(const dn_conv_pass *pass, dn_conv_f32_job *job, int32_t y0,
     job->run_count = (size_t)(pass->taps[high].first - pass->taps[low].first);
 }
 
+static void fetch_ahead(dn_ahead *ahead) {
+    if (!ahead || !ahead->count) return;
+    const char *at = ahead->streams[ahead->count - 1].at, *end = ahead->streams[ahead->count - 1].end;
+    for (int line = 0; line < LINES && at < end; line++, at += 64) __builtin_prefetch(at, 0, 2);
+    ahead->streams[ahead->count - 1].at = at;
+    if (at >= end) ahead->count--;
+}
+
 static void run_rows(const dn_conv_pass *pass, const dn_conv_f32_variant *variant, const dn_conv_f32_job *common, float *output) {
     dn_conv_f32_job here = *common, *job = &here;
     job->in_step = pass->in_step;
@@ -66,6 +74,7 @@ static void run_rows(const dn_conv_pass *pass, const dn_conv_f32_variant *varian
             job->input = pass->input + y * pass->in_row + first * pass->in_step;
             job->output = output + y * pass->out_row + first * pass->out_step;
             variant->run(job);
+            fetch_ahead(pass->ahead);
         }
     }
 }
@@ -93,6 +102,7 @@ static void run_pointers(const dn_conv_pass *pass, const dn_conv_f32_variant *va
         left -= variant->mr;
         set_runs(pass, job, first_row, last_row);
         variant->run(job);
+        fetch_ahead(pass->ahead);
     }
 }
 

@@ -6,7 +6,7 @@
 #include "train/train.h"
 
 /* x and dy of a row block of this many bytes stay in L1 while all taps and channel tiles go over them. */
-enum { BLOCK_BYTES = 24 * 1024, ITEM_PANELS = 4, ITEM_CHANNELS = 32 };
+enum { BLOCK_BYTES = 24 * 1024, ITEM_PANELS = 4, ITEM_CHANNELS = 48 };
 
 static dn_layer *layer_of(const dn_trainer *trainer, const dn_unit *unit) { return &trainer->layers[trainer->layer_of[unit->node]]; }
 
@@ -112,7 +112,7 @@ static void hook_accumulator(const dn_trainer *trainer, const dn_unit *unit, con
     trainer->kernels.train_f32->norm(&job);
 }
 
-static void dense_forward(const dn_trainer *trainer, const dn_unit *unit, const dn_layer *layer, const float *input, float *output) {
+static void dense_forward(const dn_trainer *trainer, const dn_unit *unit, const dn_layer *layer, const float *input, float *output, dn_ahead *ahead) {
     const dn_node *node = layer->node;
     const dn_value *x = &trainer->values[unit->z];
     const size_t row = (size_t)(x->width + node->pad_left + node->pad_right) * (size_t)x->channels;
@@ -137,6 +137,7 @@ static void dense_forward(const dn_trainer *trainer, const dn_unit *unit, const 
             .row_step = node->stride_h,
             .row_limit = x->height,
             .epilogue = plain_epilogue(trainer, node->has_bias ? layer->bias.value + g * layer->group_out : NULL, fused_act(layer, unit)),
+            .ahead = ahead,
         };
         dn_conv_pass_run(trainer->kernels.conv_f32, &pass);
     }
@@ -172,7 +173,7 @@ void dn_layer_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, dn
     const dn_value *y = &trainer->values[unit - trainer->units];
     const float *input = padded_input(trainer, unit, layer, image, scratch);
     if (layer->kind == DN_LAYER_DEPTHWISE) depthwise_forward(trainer, unit, layer, input, dn_image(y, image));
-    else dense_forward(trainer, unit, layer, input, dn_image(y, image));
+    else dense_forward(trainer, unit, layer, input, dn_image(y, image), &scratch->ahead);
     hook_accumulator(trainer, unit, layer, y, image);
 }
 
@@ -295,7 +296,7 @@ static void depthwise_weights(const dn_trainer *trainer, const dn_layer *layer, 
 
 /* ---- gradient of the input ---- */
 
-static void dense_input_gradient(const dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const dn_value *y, const float *dy, float *dx) {
+static void dense_input_gradient(const dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const dn_value *y, const float *dy, float *dx, dn_ahead *ahead) {
     const dn_node *node = layer->node;
     const ptrdiff_t c = x->channels, row = (y->width + layer->left + layer->right) * (ptrdiff_t)y->channels;
     for (int32_t k = 0; k < layer->cut_count; k++) {
@@ -322,6 +323,7 @@ static void dense_input_gradient(const dn_trainer *trainer, const dn_layer *laye
                     .row_step = 1,
                     .row_limit = y->height,
                     .epilogue = plain_epilogue(trainer, NULL, DN_ACT_NONE),
+                    .ahead = ahead,
                 };
                 dn_conv_pass_run(trainer->kernels.conv_f32, &pass);
             }
@@ -397,7 +399,7 @@ void dn_layer_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *
     if (step->to == DN_NOWHERE) return;
     float *dx = step->to == DN_SCRATCH ? scratch->back : dn_slot(trainer, step->to, image);
     bool stride1 = layer->node->stride_h == 1 && layer->node->stride_w == 1;
-    if (layer->kind == DN_LAYER_DENSE) dense_input_gradient(trainer, layer, x, y, framed, dx);
+    if (layer->kind == DN_LAYER_DENSE) dense_input_gradient(trainer, layer, x, y, framed, dx, &scratch->ahead);
     else if (stride1) depthwise_stride1_gradient(trainer, layer, x, y, framed, dx);
     else depthwise_input_gradient(trainer, layer, x, dense, dy_row, dx);
 }

@@ -8,7 +8,7 @@
 #include "base/status.h"
 #include "train/train.h"
 
-enum { POLL_NS = 4000000 };
+enum { POLL_NS = 4000000, RUNS = 32 };
 
 bool dn_trainer_stop(dn_trainer *trainer, int worker) {
     if (atomic_load_explicit(&trainer->cancelled, memory_order_relaxed)) return true;
@@ -77,10 +77,59 @@ static void run_step(dn_trainer *trainer, const dn_step *step, size_t image, siz
     }
 }
 
+/* ---- what the next image of this worker will touch ---- */
+
+static void add_stream(dn_ahead *ahead, const float *begin, size_t floats) {
+    const char *at = (const char *)begin;
+    for (int32_t k = 0; k < ahead->count; k++)
+        if (ahead->streams[k].at == at) return;
+    if (!begin || ahead->count == DN_STREAMS) return;
+    ahead->streams[ahead->count].at = at;
+    ahead->streams[ahead->count++].end = at + floats * sizeof(float);
+}
+
+static void add_value(const dn_trainer *trainer, dn_ahead *ahead, int32_t tensor, size_t image) {
+    if (tensor >= 0 && trainer->values[tensor].data && !trainer->units[tensor].transient) add_stream(ahead, dn_image(&trainer->values[tensor], image), trainer->values[tensor].size);
+}
+
+static void add_slot(const dn_trainer *trainer, dn_ahead *ahead, int32_t slot, size_t image, size_t floats) {
+    if (slot >= 0) add_stream(ahead, dn_slot(trainer, slot, image), floats);
+}
+
+static void add_sources(const dn_trainer *trainer, dn_ahead *ahead, const dn_unit *unit, size_t image) {
+    if (unit->z >= 0 && trainer->units[unit->z].transient) unit = &trainer->units[unit->z];
+    add_value(trainer, ahead, unit->z, image);
+    add_value(trainer, ahead, unit->residual, image);
+}
+
+static void look_ahead(const dn_trainer *trainer, size_t image, size_t end, dn_ahead *ahead) {
+    ahead->count = 0;
+    for (int32_t s = trainer->phase->last - 1; s >= trainer->phase->first && image + 1 < end; s--) { /* the list is worked off from its end */
+        const dn_step *step = &trainer->phase_steps[s];
+        const dn_unit *unit = &trainer->units[step->tensor];
+        size_t floats = trainer->values[step->tensor].size;
+        add_value(trainer, ahead, step->tensor, image + 1);
+        if (step->kind >= DN_STEP_SEED) {
+            if (step->kind != DN_STEP_LAYER && step->kind != DN_STEP_OP) add_slot(trainer, ahead, step->to, image + 1, floats);
+            add_slot(trainer, ahead, step->from, image + 1, floats);
+            if (step->kind == DN_STEP_ACT) add_slot(trainer, ahead, step->second, image + 1, floats);
+        }
+        if (step->kind != DN_STEP_SUMS) add_sources(trainer, ahead, unit, image + 1);
+    }
+}
+
+/* Images are handed out in runs, so that a worker knows which one comes next. */
 static void image_task(void *context, size_t item, int worker) {
     dn_trainer *trainer = context;
-    for (int32_t s = trainer->phase->first; s < trainer->phase->last && !dn_trainer_stop(trainer, worker); s++)
-        run_step(trainer, &trainer->phase_steps[s], item, 0, &trainer->scratch[worker]);
+    dn_scratch *scratch = &trainer->scratch[worker];
+    size_t end = (item + 1) * trainer->n / trainer->phase_items;
+    for (size_t i = item * trainer->n / trainer->phase_items; i < end; i++) {
+        look_ahead(trainer, i, end, &scratch->ahead);
+        for (int32_t s = trainer->phase->first; s < trainer->phase->last; s++) {
+            if (dn_trainer_stop(trainer, worker)) return;
+            run_step(trainer, &trainer->phase_steps[s], i, 0, scratch);
+        }
+    }
 }
 
 static void block_task(void *context, size_t item, int worker) {
@@ -104,11 +153,14 @@ static void split_task(void *context, size_t item, int worker) {
         const dn_layer *layer = trainer->phase_steps[s].kind == DN_STEP_LAYER ? gradient_layer(trainer, &trainer->phase_steps[s]) : NULL;
         if (layer && !layer->weight.frozen) memset(trainer->splits + item * trainer->split_floats + layer->split_offset, 0, layer->split_size * sizeof(float));
     }
-    for (size_t i = item * trainer->n / DN_SPLITS; i < (item + 1) * trainer->n / DN_SPLITS; i++)
+    size_t end = (item + 1) * trainer->n / DN_SPLITS;
+    for (size_t i = item * trainer->n / DN_SPLITS; i < end; i++) {
+        look_ahead(trainer, i, end, &trainer->scratch[worker].ahead);
         for (int32_t s = trainer->phase->first; s < trainer->phase->last; s++) {
             if (dn_trainer_stop(trainer, worker)) return;
             run_step(trainer, &trainer->phase_steps[s], i, item, &trainer->scratch[worker]);
         }
+    }
 }
 
 static void weights_task(void *context, size_t item, int worker) {
@@ -139,7 +191,10 @@ dn_status dn_trainer_run_phases(dn_trainer *trainer, const dn_phase *phases, int
         trainer->phase = &phases[p];
         const dn_step *first = &steps[phases[p].first];
         switch (phases[p].mode) {
-        case DN_PHASE_IMAGES: (void)dn_pool_run(trainer->threads, trainer->n, image_task, trainer, NULL); break;
+        case DN_PHASE_IMAGES:
+            trainer->phase_items = dn_size_min(trainer->n, RUNS);
+            (void)dn_pool_run(trainer->threads, trainer->phase_items, image_task, trainer, NULL);
+            break;
         case DN_PHASE_BLOCKS: (void)dn_pool_run(trainer->threads, dn_ceil_div(trainer->n, DN_BLOCK), block_task, trainer, NULL); break;
         case DN_PHASE_SPLITS: (void)dn_pool_run(trainer->threads, DN_SPLITS, split_task, trainer, NULL); break;
         case DN_PHASE_WEIGHTS:

@@ -165,7 +165,17 @@ typedef struct dn_phase {
     dn_phase_mode mode;
 } dn_phase;
 
+/* What the next image will read and write: convolutions, which are bound by arithmetic, fetch it into cache a few lines per tile. */
+enum { DN_STREAMS = 10 };
+typedef struct dn_ahead {
+    struct {
+        const char *at, *end;
+    } streams[DN_STREAMS];
+    int32_t count;
+} dn_ahead;
+
 typedef struct dn_scratch {
+    dn_ahead ahead;
     float *padded;  /* a layer's input with its halo */
     float *gradient; /* a layer's output gradient with its halo */
     float *input;   /* a transient blend */
@@ -254,6 +264,7 @@ typedef struct dn_conv_pass {
     const dn_row_taps *taps; /* taps_count + 1 entries; input row of output row y: y * row_step + offset, skipped outside 0 .. row_limit - 1 */
     int32_t taps_count, row_step, row_limit;
     dn_epilogue epilogue;
+    dn_ahead *ahead; /* may be NULL */
 } dn_conv_pass;
 void dn_conv_pass_run(const dn_conv_f32 *kernels, const dn_conv_pass *pass);
 
