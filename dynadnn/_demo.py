@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 POINTS = (0.25, 0.5, 0.75, 1.0)
 # Shares of the time; what is left over goes to loading, quantising, measuring and drawing.
 TEACHER, STUDENT, SEARCH = 0.26, 0.44, 0.18
-LEAST_EPOCHS, BUDGET = 2, 96
+LEAST_EPOCHS, BUDGET = 3, 96
 
 
 class Recipe(NamedTuple):
@@ -31,11 +31,11 @@ class Recipe(NamedTuple):
     batch: int
     teacher_epochs: int
     student_epochs: int
-    teacher_lr: float
-    student_lr: float
+    lr: float
+    adam: bool
 
 
-RECIPES = {"digits": Recipe(32, 16, 32, 12, 14, 0.05, 0.05), "cifar10": Recipe(32, 16, 128, 100, 100, 0.2, 0.2)}
+RECIPES = {"digits": Recipe(32, 16, 32, 12, 14, 0.003, True), "cifar10": Recipe(32, 16, 128, 100, 100, 0.2, False)}
 
 
 class Check(NamedTuple):
@@ -72,7 +72,7 @@ def run_demo(name: str, root: Path | None, out: Path, seconds: float, start: flo
     from ._explore import explore
     from ._halting import EarlyHalting
     from ._measure import measure
-    from ._optimizers import SGD
+    from ._optimizers import SGD, AdamW
     from ._quantize import quantize
     from ._train import fit
 
@@ -82,11 +82,11 @@ def run_demo(name: str, root: Path | None, out: Path, seconds: float, start: flo
     say(f"data      {name}: {len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images")
 
     teacher = nets.resnet20(data, width=recipe.teacher_width, rng=0)
-    options: dict[str, Any] = {"batch": recipe.batch, "rng": 0}
+    optimizer = AdamW(lr=recipe.lr) if recipe.adam else SGD(lr=recipe.lr)
+    options: dict[str, Any] = {"batch": recipe.batch, "optimizer": optimizer, "rng": 0}
 
     def teach(net: Network, some: Data, epochs: int, **further: Any) -> History:
-        optimizer = SGD(lr=recipe.teacher_lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        return fit(net, some, epochs=epochs, optimizer=optimizer, **options, **further)
+        return fit(net, some, epochs=epochs, **options, **further)
 
     epochs = affordable(teach, teacher, data, TEACHER * seconds, recipe.teacher_epochs)
     teacher_history = teach(teacher, data, epochs)
@@ -95,9 +95,8 @@ def run_demo(name: str, root: Path | None, out: Path, seconds: float, start: flo
     student = nets.resnet20(data, width=recipe.student_width, points=POINTS, divisor=4, rng=0)
 
     def distil(net: Network, some: Data, epochs: int, **further: Any) -> History:
-        optimizer = SGD(lr=recipe.student_lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
         halting = EarlyHalting() if epochs > 1 else None
-        return distill(net, teacher, some, epochs=epochs, optimizer=optimizer, halting=halting, **options, **further)
+        return distill(net, teacher, some, epochs=epochs, halting=halting, **options, **further)
 
     epochs = affordable(distil, student, data, STUDENT * seconds, recipe.student_epochs)
     student_history = distil(student, data, epochs)
