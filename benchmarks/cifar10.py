@@ -162,8 +162,8 @@ def main() -> int:
     result = {
         "script": "benchmarks/cifar10.py", "epochs": options.epochs, "seed": options.seed, "budget": options.budget,
         "cpu": machine.cpu, "cores": machine.cores, "isa": machine.isa, "versions": machine.versions,
-        "date": machine.date, "load_average": os.getloadavg(), "stages": notes, "search_seconds": round(searched, 1), "reference_ms": latency,
-        "twins": twins,
+        "date": machine.date, "load_average": os.getloadavg(), "stages": notes,
+        "search_seconds": round(searched, 1), "reference_ms": latency, "twins": twins,
         "front": [
             {"point": r.label, "widths": r.point.widths, "val": r.accuracy, "val_interval": r.accuracy_interval,
              "test": r.accuracy_test, "ms": r.latency_ms_measured, "ms_p10": r.latency_ms_p10,

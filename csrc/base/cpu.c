@@ -4,7 +4,7 @@
 
 #include <stdatomic.h>
 
-enum { ASKED = 1 << 30 };
+static const unsigned ASKED = 1u << 30;
 
 #if defined(__x86_64__)
 #include <cpuid.h>
