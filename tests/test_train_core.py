@@ -32,7 +32,14 @@ class Builder:
         weight = self.rng.normal(0, (2 / (fan * kernel * kernel)) ** 0.5, (out, kernel, kernel, fan)).astype(np.float32)
         pad = kernel // 2
         return self.add(
-            "conv2d", x, channels=out, params=(weight, None), kernel=(kernel, kernel), stride=(stride, stride), pad=(pad,) * 4, groups=groups
+            "conv2d",
+            x,
+            channels=out,
+            params=(weight, None),
+            kernel=(kernel, kernel),
+            stride=(stride, stride),
+            pad=(pad,) * 4,
+            groups=groups,
         )
 
     def norm(self, x):
@@ -44,7 +51,6 @@ class Builder:
         c = self.channels[x]
         weight = self.rng.normal(0, c**-0.5, (out, c)).astype(np.float32)
         return self.add("linear", x, channels=out, params=(weight, np.zeros(out, np.float32)), bias=1)
-
 
 
 def resnet(seed=0):
@@ -72,7 +78,9 @@ class Reference:
         self.nodes = builder.nodes
         self.tensors = []
         for item in builder.params:
-            pair = item and [None if a is None else torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in item]
+            pair = item and [
+                None if a is None else torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in item
+            ]
             self.tensors.append(pair)
 
     def groups(self, decay):
@@ -87,7 +95,9 @@ class Reference:
             a = t[node["inputs"][0]]
             match node["op"]:
                 case "conv2d":
-                    y = F.conv2d(a, params[0].permute(0, 3, 1, 2), None, node["stride"], node["pad"][0], 1, node["groups"])
+                    y = F.conv2d(
+                        a, params[0].permute(0, 3, 1, 2), None, node["stride"], node["pad"][0], 1, node["groups"]
+                    )
                 case "batchnorm":
                     y = F.batch_norm(a, None, None, *params, training=True, eps=node["value"])
                 case "relu":
@@ -146,7 +156,14 @@ def test_ten_steps_agree_with_torch(batch, kind):
         update = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01}
     else:
         optimizer = torch.optim.SGD(groups, lr=0.02, momentum=0.9, nesterov=kind == "nesterov")
-        update = {"optimizer": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 0.01, "nesterov": kind == "nesterov", "clip_norm": 0.5 * (kind == "clipped")}
+        update = {
+            "optimizer": "sgd",
+            "lr": 0.02,
+            "momentum": 0.9,
+            "weight_decay": 0.01,
+            "nesterov": kind == "nesterov",
+            "clip_norm": 0.5 * (kind == "clipped"),
+        }
     for _ in range(10):
         logits = trainer.forward(x, full(graph))
         loss, d = _core.cross_entropy(logits, labels)
