@@ -70,7 +70,7 @@ typedef struct dn_node_spec {
     int32_t stride[2];        /* conv2d, max_pool, avg_pool, shortcut */
     int32_t pad[4];           /* top, bottom, left, right: conv2d, max_pool, avg_pool (zeros not counted in the mean), pad */
     int32_t dilation[2];      /* conv2d */
-    int32_t groups;           /* conv2d */
+    int32_t groups;           /* conv2d, linear */
     int32_t bias;             /* conv2d, linear: 1 if they have one */
     int32_t fixed;            /* conv2d, linear, shortcut: 1 if the channels it opens are not elastic */
     int32_t stage, block;     /* elastic depth: block number inside a stage, both from 0; stage -1: none */
@@ -195,10 +195,19 @@ void dn_point_step(const dn_point *point, int32_t index, dn_step_info *info);
 
 typedef enum dn_range { DN_RANGE_MSE, DN_RANGE_MINMAX, DN_RANGE_PERCENTILE } dn_range;
 
+/* How to calibrate. Scales: range and percentile (0..100). mean_shift and variance_ratio [norm_channels] (or NULL) correct what the images give: a network that is quantised keeps the
+ * statistics it was trained with, moved by what quantisation changes on the same images. */
+typedef struct dn_calibration_options {
+    dn_range range;
+    double percentile;
+    const float *mean_shift, *variance_ratio; /* mean = measured + shift, variance = measured * ratio */
+    int32_t threads;
+} dn_calibration_options;
+
 /* Computes the tables of a point from n images, layer by layer through the plan's own kernels: batch-norm mean and (biased) variance from the layer's real output, and for
- * quantised networks the scale of each tensor. range and percentile (0..100) say how scales are chosen. */
-dn_status dn_calibrate(const dn_plan *plan, const dn_subnet *subnet, const void *images, dn_dtype dtype, size_t n, dn_range range, double percentile, dn_tables *tables,
-                       int32_t threads, const dn_poll *poll, dn_error *err);
+ * quantised networks the scale of each tensor. */
+dn_status dn_calibrate(const dn_plan *plan, const dn_subnet *subnet, const void *images, dn_dtype dtype, size_t n, const dn_calibration_options *options, dn_tables *tables,
+                       const dn_poll *poll, dn_error *err);
 
 /* ---- train ---- */
 

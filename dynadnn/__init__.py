@@ -1,9 +1,9 @@
-"""One small neural network, many operating points: distil, slice, quantise and plot the accuracy-latency curve of your own CPU."""
+"""One small neural network, many operating points: its accuracy-latency curve on your own CPU."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._errors import Error, FormatError, GraphError, NonFiniteError, PointError, UnsupportedError
 
@@ -11,7 +11,7 @@ _HOME = {
     "Augment": "datasets",
     "Data": "datasets",
     "Split": "datasets",
-    "AdamW": "_methods",
+    "AdamW": "_optimizers",
     "Callback": "_callbacks",
     "CrossEntropy": "_losses",
     "Device": "_device",
@@ -28,7 +28,7 @@ _HOME = {
     "Objective": "_explore",
     "Preprocess": "_preprocess",
     "Record": "_record",
-    "SGD": "_methods",
+    "SGD": "_optimizers",
     "Sandwich": "_methods",
     "SinglePath": "_methods",
     "Space": "_explore",

@@ -1,4 +1,4 @@
-"""Checks of arguments that many functions share; every message names the argument, what came and what would be right."""
+"""Checks of arguments; every message names the argument, what came and what would be right."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def looks_like_nchw(shape: tuple[int, ...]) -> bool:
 
 
 def check_finite(array: NDArray[Any], name: str) -> None:
-    """ValueError (NonFiniteError) if a float array holds NaN or infinity."""
+    """Raise NonFiniteError if a float array holds NaN or infinity."""
     from ._errors import NonFiniteError
 
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -114,7 +114,7 @@ def available_cores() -> int:
 
 
 def positive_int(value: Any, name: str, least: int = 1) -> int:
-    """The value as an int, or an error that names the argument."""
+    """Return the value as an int, or raise an error that names the argument."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
     if value < least:
@@ -123,5 +123,5 @@ def positive_int(value: Any, name: str, least: int = 1) -> int:
 
 
 def missing_extra(module: str, extra: str) -> ImportError:
-    """What to raise when an optional dependency is not installed."""
+    """Return what to raise when an optional dependency is not installed."""
     return ImportError(f'{module} is not installed: pip install "dynadnn[{extra}]"')

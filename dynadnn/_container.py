@@ -1,7 +1,7 @@
 """Files on disk: written whole or not at all, read with every byte verified.
 
-A file is a safetensors container whose ``__metadata__["dynadnn"]`` is one JSON document. Its last field is a SHA-256 over
-the document without that field and over names, types, shapes and bytes of all tensors.
+A file is a safetensors container whose ``__metadata__["dynadnn"]`` is one JSON document. Its last field is a SHA-256
+over the document without that field and over names, types, shapes and bytes of all tensors.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def read_container(path: PathLike, kind: str, document: type[T], sha256: str | N
 
 
 def _check_outside(path: PathLike, name: str, sha256: str | None) -> None:
-    """What can be said before a container is opened: a regular file, a header that fits, the expected hash."""
+    """Check what can be said before a container is opened: file type, header, expected hash."""
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):

@@ -1,22 +1,24 @@
 """The C core. Internal: the package wraps every name here; users never import it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self, disjoint_base
 
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
-I8 = NDArray[np.int8]
-U8 = NDArray[np.uint8]
+_F32 = NDArray[np.float32]
+_I32 = NDArray[np.int32]
+_I64 = NDArray[np.int64]
+_I8 = NDArray[np.int8]
+_U8 = NDArray[np.uint8]
 
 def config() -> dict[str, Any]: ...
 def alloc_fail_at(n: int, /) -> None: ...
 def alloc_fail_left() -> int: ...
 def alloc_live() -> int: ...
 
+@final
 class Graph:
     """A checked network structure (immutable).
 
@@ -25,7 +27,7 @@ class Graph:
     kernel, stride, dilation, groups; -1 for stage; else 0. Raises GraphError.
     """
 
-    def __new__(cls, nodes: Sequence[Mapping[str, object]], output: int, groups: int = 1) -> Graph: ...
+    def __new__(cls, nodes: Sequence[Mapping[str, object]], output: int, groups: int = 1) -> Self: ...
     @property
     def tensors(
         self,
@@ -40,11 +42,12 @@ class Graph:
     def groups(self) -> int: ...
     @property
     def norm_channels(self) -> int: ...
-    def check(self, active: I32, bits: I8 | None = None, depth: I32 | None = None) -> None: ...
+    def check(self, active: _I32, bits: _I8 | None = None, depth: _I32 | None = None) -> None: ...
     def cost(
-        self, active: I32, bits: I8 | None = None, depth: I32 | None = None
-    ) -> tuple[I64, I64]: ...  # MACs, parameters, per node
+        self, active: _I32, bits: _I8 | None = None, depth: _I32 | None = None
+    ) -> tuple[_I64, _I64]: ...  # MACs, parameters, per node
 
+@final
 class Plan:
     """Graph and weights lowered for one CPU.
 
@@ -56,29 +59,32 @@ class Plan:
         graph: Graph,
         params: Sequence[tuple[Any, ...] | None],
         *,
-        input_table: F32 | None = None,
+        input_table: _F32 | None = None,
         threads: int = 1,
         isa: str | None = None,
         precision: int = 32,
-    ) -> Plan: ...
+    ) -> Self: ...
     @property
     def weight_bytes(self) -> int: ...
     @property
     def threads(self) -> int: ...
     def bind(
-        self, active: I32, bits: I8 | None, depth: I32 | None, mean: F32, variance: F32, scale: F32 | None, /
+        self, active: _I32, bits: _I8 | None, depth: _I32 | None, mean: _F32, variance: _F32, scale: _F32 | None, /
     ) -> Point: ...  # scale: (nodes, groups)
     def calibrate(
         self,
-        active: I32,
-        bits: I8 | None,
-        depth: I32 | None,
+        active: _I32,
+        bits: _I8 | None,
+        depth: _I32 | None,
         images: NDArray[Any],
         range: str = "mse",
         percentile: float = 99.99,
         threads: int = 1,
-    ) -> tuple[F32, F32, F32 | None]: ...  # mean, variance, scale (None if the plan has no int8 layer)
+        mean_shift: _F32 | None = None,
+        variance_ratio: _F32 | None = None,
+    ) -> tuple[_F32, _F32, _F32 | None]: ...  # mean, variance, scale (None if the plan has no int8 layer)
 
+@final
 class Point:
     """One operating point bound to a plan (immutable)."""
 
@@ -89,6 +95,7 @@ class Point:
     @property
     def steps(self) -> list[dict[str, Any]]: ...  # kernel node output is_int8 macs and byte offsets
 
+@disjoint_base
 class Engine:
     """Runs points of one plan; `points` maps names, fractions and sub-nets to bound points and may be added to.
 
@@ -96,7 +103,7 @@ class Engine:
     which returns a Point.
     """
 
-    def __new__(cls, plan: Plan, *, input_shape: tuple[int, ...], outputs: int) -> Engine: ...
+    def __new__(cls, plan: Plan, *, input_shape: tuple[int, ...], outputs: int) -> Self: ...
     points: dict[Any, Point]
     @property
     def active(self) -> Any: ...
@@ -106,6 +113,129 @@ class Engine:
     @property
     def arena_bytes(self) -> int: ...
     def select(self, point: Any, /) -> None: ...
-    def __call__(self, x: Any, point: Any = None, out: F32 | None = None) -> F32: ...
-    def profile_steps(self, x: NDArray[Any], point: Point, repeats: int = 1, /) -> I64: ...  # nanoseconds per step, summed
-    def activation(self, x: NDArray[Any], point: Point, node: int, /) -> F32: ...  # (n, h, w, active channels)
+    def __call__(self, x: Any, point: Any = None, out: _F32 | None = None) -> _F32: ...
+    def profile_steps(
+        self, x: NDArray[Any], point: Point, repeats: int = 1, /
+    ) -> _I64: ...  # nanoseconds per step, summed
+    def activation(self, x: NDArray[Any], point: Point, node: int, /) -> _F32: ...  # (n, h, w, active channels)
+
+@final
+class Trainer:
+    """Trains one network. One call at a time: a second thread gets RuntimeError.
+
+    params: per node None or (weight, bias | None), float32, any shape of the right size in natural order (conv2d [out][kh][kw][in/groups], linear [out][in], batchnorm gamma, beta).
+    frozen: uint8 per node, 1 = no update (of a batch norm: nor of its running statistics). input_table: float32 (channels, 256), needed for uint8 images.
+    """
+
+    def __new__(
+        cls,
+        graph: Graph,
+        params: Sequence[tuple[_F32, _F32 | None] | None],
+        *,
+        batch: int = 128,
+        threads: int = 1,
+        isa: str | None = None,
+        stat_slots: int = 1,
+        stat_momentum: float = 0.1,
+        seed: int = 0,
+        frozen: _U8 | None = None,
+        input_table: _F32 | None = None,
+    ) -> Self: ...
+    def forward(
+        self, x: _U8 | _F32, active: _I32, slot: int = -1, step: int = 0, depth: _I32 | None = None
+    ) -> _F32: ...  # logits (n, outputs)
+    def backward(self, d_logits: _F32, /) -> None: ...
+    def commit(
+        self,
+        optimizer: str,  # "sgd" or "adamw"
+        *,
+        lr: float = 0.0,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        clip_norm: float = 0.0,
+    ) -> float: ...  # gradient norm before clipping; NonFiniteError changes nothing
+    def discard(self) -> None: ...
+    def diagnose(self) -> str | None: ...
+    def get_params(self, node: int, /) -> tuple[_F32 | None, _F32 | None]: ...  # flat copies, natural order
+    def set_params(self, node: int, weight: _F32 | None, bias: _F32 | None, /) -> None: ...
+    def get_grads(self, node: int, /) -> tuple[_F32 | None, _F32 | None]: ...
+    def get_moments(
+        self, node: int, /
+    ) -> tuple[
+        _F32 | None, _F32 | None, _F32 | None, _F32 | None
+    ]: ...  # weight first, weight second, bias first, bias second
+    def set_moments(
+        self, node: int, weight1: _F32 | None, weight2: _F32 | None, bias1: _F32 | None, bias2: _F32 | None, /
+    ) -> None: ...
+    def get_stats(self, slot: int, /) -> tuple[_F32, _F32]: ...  # mean, biased variance of all batch norms
+    def set_stats(self, slot: int, mean: _F32, variance: _F32, /) -> None: ...
+    steps: int
+
+def cross_entropy(
+    logits: _F32, labels: _I64, weight: _F32 | None = None, smoothing: float = 0.0, scale: float = 1.0
+) -> tuple[_F32, _F32]: ...  # loss per sample, gradient of scale * mean(loss * weight)
+def distillation(
+    logits: _F32,
+    teacher: _F32,
+    weight: _F32 | None = None,
+    temperature: float = 4.0,
+    scale: float = 1.0,
+    d_logits: _F32 | None = None,
+) -> tuple[_F32, _F32]: ...  # temperature^2 * KL; adds to d_logits in place if given
+def mse(outputs: _F32, targets: _F32, weight: _F32 | None = None, scale: float = 1.0) -> tuple[_F32, _F32]: ...
+def augment(
+    images: _U8,
+    index: _I64,
+    *,
+    flip: bool = False,
+    crop: int = 0,
+    shift: int = 0,
+    fill: int = 0,
+    seed: int = 0,
+    epoch: int = 0,
+    threads: int = 1,
+    out: _U8 | None = None,
+) -> _U8: ...  # (len(index), h, w, c)
+def halt_training(history: NDArray[np.float64], patience: int, min_gain: float) -> bool: ...
+def halt_trainee(
+    student: NDArray[np.float64], trainee: NDArray[np.float64], patience: int, min_gain: float
+) -> bool: ...
+def halt_teacher(history: NDArray[np.float64], patience: int, min_gain: float) -> bool: ...
+
+@disjoint_base
+class NSGA2:
+    def __new__(
+        cls,
+        lower: NDArray[np.float64],
+        upper: NDArray[np.float64],
+        integer: NDArray[np.bool_],
+        objectives: int,
+        constraints: int,
+        population: int,
+        crossover_probability: float,
+        crossover_eta: float,
+        mutation_probability: float,
+        mutation_eta: float,
+        seed: int,
+    ) -> Self: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    def ask(self) -> NDArray[np.float64]: ...
+    def tell(self, x: NDArray[np.float64], f: NDArray[np.float64], g: NDArray[np.float64] | None = None) -> None: ...
+    def start(self, x: NDArray[np.float64], /) -> None: ...
+    def population(
+        self,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]: ...
+    def state(self) -> bytes: ...
+    def set_state(self, state: bytes, /) -> None: ...
+
+def nondominated_rank(f: NDArray[np.float64], isa: str | None = None) -> NDArray[np.int32]: ...
+def crowding_distance(f: NDArray[np.float64], rank: NDArray[np.int32]) -> NDArray[np.float64]: ...
+def hypervolume(f: NDArray[np.float64], ref: NDArray[np.float64]) -> float: ...
+def igd_plus(f: NDArray[np.float64], ref: NDArray[np.float64]) -> float: ...

@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 # Shares of the time; what is left over goes to loading, quantising, measuring and drawing.
-TEACHER, STUDENT, SEARCH = 0.28, 0.38, 0.12
-LEAST_EPOCHS, MOST_EPOCHS = 2, 60
+TEACHER, STUDENT, SEARCH = 0.26, 0.44, 0.18
+LEAST_EPOCHS, BUDGET = 3, 96
 
 
 class Recipe(NamedTuple):
-    """Sizes that suit a data set."""
+    """Sizes that suit a data set; the numbers of epochs are the most."""
 
     teacher_width: int
     student_width: int
     batch: int
-    teacher_lr: float
-    student_lr: float
+    teacher_epochs: int
+    student_epochs: int
+    lr: float
+    adam: bool
 
 
-RECIPES = {"digits": Recipe(32, 32, 32, 0.05, 0.05), "cifar10": Recipe(32, 16, 128, 0.2, 0.2)}
+RECIPES = {"digits": Recipe(32, 16, 32, 12, 14, 0.003, True), "cifar10": Recipe(32, 16, 128, 100, 100, 0.2, False)}
 
 
 class Check(NamedTuple):
@@ -65,42 +67,57 @@ def run_demo(name: str, root: Path | None, out: Path, seconds: float, start: flo
     dict
         The result, as ``--json`` prints it.
     """
-    import dynadnn as dn
+    from . import datasets, nets
+    from ._distill import distill
+    from ._explore import explore
+    from ._halting import EarlyHalting
+    from ._measure import measure
+    from ._optimizers import SGD, AdamW
+    from ._quantize import quantize
+    from ._train import fit
 
     out.mkdir(parents=True, exist_ok=True)
     recipe = RECIPES[name]
-    data = dn.datasets.digits(rng=0) if name == "digits" else dn.datasets.cifar10(str(root))
+    data = datasets.digits(rng=0) if name == "digits" else datasets.cifar10(str(root))
     say(f"data      {name}: {len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images")
 
-    teacher = dn.nets.resnet20(data, width=recipe.teacher_width, rng=0)
-    options: dict[str, Any] = {"batch": recipe.batch, "rng": 0}
+    teacher = nets.resnet20(data, width=recipe.teacher_width, rng=0)
+    optimizer = AdamW(lr=recipe.lr) if recipe.adam else SGD(lr=recipe.lr)
+    options: dict[str, Any] = {"batch": recipe.batch, "optimizer": optimizer, "rng": 0}
 
-    def fit(net: Network, some: Data, epochs: int, **further: Any) -> History:
-        optimizer = dn.SGD(lr=recipe.teacher_lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        return dn.fit(net, some, epochs=epochs, optimizer=optimizer, **options, **further)
+    def teach(net: Network, some: Data, epochs: int, **further: Any) -> History:
+        return fit(net, some, epochs=epochs, **options, **further)
 
-    epochs = affordable(fit, teacher, data, TEACHER * seconds)
-    teacher_history = fit(teacher, data, epochs)
+    epochs = affordable(teach, teacher, data, TEACHER * seconds, recipe.teacher_epochs)
+    teacher_history = teach(teacher, data, epochs)
     say(f"teacher   {describe(teacher)}, {epochs} epochs, {elapsed(start)}")
 
-    student = dn.nets.resnet20(data, width=recipe.student_width, points=POINTS, rng=0)
+    student = nets.resnet20(data, width=recipe.student_width, points=POINTS, divisor=4, rng=0)
 
     def distil(net: Network, some: Data, epochs: int, **further: Any) -> History:
-        optimizer = dn.SGD(lr=recipe.student_lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        halting = dn.EarlyHalting() if epochs > 1 else None
-        return dn.distill(net, teacher, some, epochs=epochs, optimizer=optimizer, halting=halting, **options, **further)
+        halting = EarlyHalting() if epochs > 1 else None
+        return distill(net, teacher, some, epochs=epochs, halting=halting, **options, **further)
 
-    epochs = affordable(distil, student, data, STUDENT * seconds)
+    epochs = affordable(distil, student, data, STUDENT * seconds, recipe.student_epochs)
     student_history = distil(student, data, epochs)
     say(f"student   {describe(student)}, {len(POINTS)} widths in one, up to {epochs} epochs, {elapsed(start)}")
 
-    model = dn.quantize(student, data, bits=8)
+    model = quantize(student, data, bits=8)
     say(f"int8      {model.bytes():,} bytes instead of {student.bytes():,}, {elapsed(start)}")
 
-    front = dn.explore(model, data, max_seconds=SEARCH * seconds, population=32, generations=100, rng=0)
+    useful = model.evaluate(data.val, POINTS[0])["accuracy"] - 0.02  # less than the narrowest offers is no use
+    front = explore(
+        model,
+        data,
+        constraints=f"accuracy >= {useful:.3f}",
+        budget=BUDGET,
+        max_seconds=SEARCH * seconds,
+        population=16,
+        rng=0,
+    )
     say(f"search    {len(front.evaluated)} operating points evaluated, {len(front)} on the front, {elapsed(start)}")
 
-    others = dn.measure({"teacher fp32": teacher, "student fp32": student}, data.val, points=[1.0])
+    others = measure({"teacher fp32": teacher, "student fp32": student}, data.val, points=[1.0])
     front.evaluate(data.test)
     others.evaluate(data.test)
     for record in others.records:
@@ -154,13 +171,13 @@ def elapsed(start: float) -> str:
     return f"at {time.monotonic() - start:.0f} s"
 
 
-def affordable(train: Callable[..., Any], net: Network, data: Data, seconds: float) -> int:
+def affordable(train: Callable[..., Any], net: Network, data: Data, seconds: float, most: int) -> int:
     """Epochs that fit into a time, from one epoch over a part of the data on a copy."""
     part = data.subset(min(len(data.train), 512))
     begin = time.monotonic()
     train(net.copy(), part, 1, progress=False)
     took = (time.monotonic() - begin) * len(data.train) / len(part.train)
-    return max(LEAST_EPOCHS, min(MOST_EPOCHS, int((seconds - (time.monotonic() - begin)) / took)))
+    return max(LEAST_EPOCHS, min(most, int((seconds - (time.monotonic() - begin)) / took)))
 
 
 def describe(net: Network) -> str:
@@ -212,9 +229,10 @@ def recommendation(picked: Record, slowest: Record, limit: float) -> str:
     """Return the sentence that names the point."""
     low, high = picked.accuracy_interval or (0.0, 1.0)
     faster = (slowest.latency or 0.0) / max(picked.latency or 0.0, 1e-9)
+    accuracy = f"{(picked.accuracy or 0) * 100:.1f} % [{low * 100:.1f} {high * 100:.1f}]"
     return (
-        f"Within {limit:g} ms, take {picked.label}: {(picked.accuracy or 0) * 100:.1f} % "
-        f"[{low * 100:.1f} {high * 100:.1f}] in {picked.latency or 0:.4f} ms, {faster:.1f} times as fast as the slowest."
+        f"Within {limit:g} ms, take point {picked.label}: {accuracy} in {picked.latency or 0:.4f} ms, "
+        f"{faster:.1f} times as fast as the slowest."
     )
 
 

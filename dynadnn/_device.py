@@ -1,8 +1,9 @@
 """Devices – the latency of operating points on one CPU, measured once and kept.
 
 A search needs the same answer whenever it asks for the same point, and one point's figure must not depend on when its
-turn came. So a point is measured on first request, in turns with a fixed probe workload; its time is scaled to what the
-probe took when the device was made, and kept from then on.
+turn came. So a point is measured on first request, in turns with a probe; its time is scaled to what the probe took
+when it was measured first, and kept from then on. The probe is the widest point of the same network: a busy machine
+slows different kinds of work differently, but the widest point about as much as the narrower ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ._errors import PointError
 from ._identity import PointDocument, point_document, structure_hash
 from ._machine import Machine, cpu_name, this_machine
 from ._table import Table
-from ._timing import Timing, probe, samples, summarise
+from ._timing import Timing, samples, summarise
 
 if TYPE_CHECKING:
     from ._network import Network
@@ -60,7 +61,6 @@ class Row(msgspec.Struct, frozen=True):
 
 class _Body(msgspec.Struct):
     machine: Machine
-    probe_ms: float
     rows: list[Row]
     speed: tuple[float, float] | None = None
 
@@ -75,8 +75,6 @@ class Device:
     ----------
     machine : Machine
         The CPU, its settings and the software the figures were taken with.
-    probe_ms : float
-        What the probe workload took when the device was made, milliseconds (0 for figures not measured here).
 
     Examples
     --------
@@ -87,14 +85,8 @@ class Device:
     True
     """
 
-    def __init__(
-        self, machine: Machine | None = None, *, probe_ms: float | None = None, rows: Iterable[Row] = ()
-    ) -> None:
+    def __init__(self, machine: Machine | None = None, *, rows: Iterable[Row] = ()) -> None:
         self.machine = this_machine() if machine is None else machine
-        if probe_ms is None:
-            durations, _ = samples([probe], rounds=61)
-            probe_ms = float(np.median(durations))
-        self.probe_ms = probe_ms
         self._table: dict[_Key, Row] = {}
         self._speed: tuple[float, float] | None = None
         for row in rows:
@@ -117,7 +109,7 @@ class Device:
         cpu : str
             Name of that CPU; unless it is this one, nothing is ever measured for the device.
         """
-        device = cls(Machine(cpu), probe_ms=0.0)
+        device = cls(Machine(cpu))
         network = structure_hash(net)
         for point, latency in latencies.items():
             if not (np.isfinite(latency) and latency >= 0):
@@ -138,7 +130,7 @@ class Device:
         """
         if not (gmacs > 0 and bytes_per_s > 0):
             raise ValueError(f"gmacs and bytes_per_s must be above 0, not {gmacs} and {bytes_per_s}")
-        device = cls(Machine(f"model of {gmacs:g} GMAC/s and {bytes_per_s:g} B/s"), probe_ms=0.0)
+        device = cls(Machine(f"model of {gmacs:g} GMAC/s and {bytes_per_s:g} B/s"))
         device._speed = (float(gmacs), float(bytes_per_s))
         return device
 
@@ -190,8 +182,15 @@ class Device:
                     f"{len(self._table)} figures are of {self.machine.cpu!r}; this is {cpu_name()!r}, "
                     "so nothing is measured here: profile that CPU, or use dn.profile_device(net) for this one"
                 )
-            for key, timing in zip(wanted, self._measure(net, list(wanted.values()), threads), strict=True):
-                self._keep(Row(*key, timing.median_ms, timing.p10_ms, timing.p90_ms, timing.runs))
+            widest = net._find(None)
+            probe = (network, point_document(widest), threads)
+            wanted.pop(probe, None)
+            timings = self._measure(net, [widest, *wanted.values()], threads)
+            if probe not in self._table:
+                self._keep(_row(probe, timings[0], 1.0))
+            scale = self._table[probe].latency_ms / timings[0].median_ms if timings[0].median_ms > 0 else 1.0
+            for key, timing in zip(wanted, timings[1:], strict=True):
+                self._keep(_row(key, timing, scale))
         return [self._table[key].latency_ms for key in keys]
 
     def energy(self, net: Network, point: Any = None, threads: int = 1) -> Energy:
@@ -257,7 +256,7 @@ class Device:
         ----------
         path : str or Path
         """
-        body = _Body(self.machine, self.probe_ms, list(self._table.values()), self._speed)
+        body = _Body(self.machine, list(self._table.values()), self._speed)
         save_document(path, KIND, VERSION, msgspec.structs.asdict(body))
 
     @classmethod
@@ -274,7 +273,7 @@ class Device:
             If the file is something else or damaged.
         """
         body = load_document(path, KIND, VERSION, _Body)
-        device = cls(body.machine, probe_ms=body.probe_ms, rows=body.rows)
+        device = cls(body.machine, rows=body.rows)
         device._speed = body.speed
         return device
 
@@ -289,11 +288,12 @@ class Device:
         self._table[row.network, row.point, row.threads] = row
 
     def _measure(self, net: Network, subnets: Sequence[Subnet], threads: int) -> list[Timing]:
-        calls = engine_calls(net, subnets, threads)
-        durations, repeats = samples([*calls, probe], rounds=31, block_ms=0.5, warmup_ms=2.0)
-        # Medians of the whole run, not of single rounds: a ratio of two disturbed blocks would be worse than either.
-        scale = self.probe_ms / float(np.median(durations[-1])) if self.probe_ms > 0 else 1.0
-        return [summarise(row * scale, n) for row, n in zip(durations[:-1], repeats[:-1], strict=True)]
+        durations, repeats = samples(engine_calls(net, subnets, threads), rounds=41, block_ms=0.5, warmup_ms=2.0)
+        return [summarise(row, n) for row, n in zip(durations, repeats, strict=True)]
+
+
+def _row(key: _Key, timing: Timing, scale: float) -> Row:
+    return Row(*key, timing.median_ms * scale, timing.p10_ms * scale, timing.p90_ms * scale, timing.runs)
 
 
 def profile_device(net: Network, *, threads: int | None = None, path: str | Path | None = None) -> Device:
@@ -355,8 +355,7 @@ def engine_calls(net: Network, subnets: Sequence[Subnet], threads: int) -> list[
     out = np.empty((1, net.outputs), np.float32)
     try:
         engine = net.compile(threads=threads)
-        for subnet in subnets:
-            engine(x, subnet, out)
+        bound = [engine._bind(subnet) for subnet in subnets]
     except PointError:
         shape = (32, *net.shape)
         draw = np.random.default_rng(1)
@@ -364,7 +363,11 @@ def engine_calls(net: Network, subnets: Sequence[Subnet], threads: int) -> list[
         copy = net.copy()
         copy.recalibrate(images.astype(x.dtype), points=list(subnets))
         engine = copy.compile(threads=threads)
-    return [partial(engine, x, subnet, out) for subnet in subnets]
+        bound = [engine._bind(subnet) for subnet in subnets]
+    # An engine keeps few points without a name: bound again for every call, their binding would be timed too.
+    names = [f"timed {i}" for i in range(len(bound))]
+    engine.points.update(zip(names, bound, strict=True))
+    return [partial(engine, x, name, out) for name in names]
 
 
 def _label(point: PointDocument) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
@@ -12,6 +12,8 @@ from ._errors import UnsupportedError
 from ._table import Table
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ._network import Network
     from ._points import Subnet
 
@@ -30,8 +32,8 @@ def compile_network(net: Network, *, threads: int, isa: str | None, precision: s
 class Engine(_core.Engine):
     """Runs a network at any of its operating points from one copy of the weights; `Network.compile` makes it.
 
-    An engine is a snapshot: it keeps the weights, points and statistics the network had. Calls from several threads wait
-    for one another; `clone` gives each thread its own memory for activations and point, and shares everything else.
+    An engine is a snapshot: it keeps the weights, points and statistics the network had. Calls from several threads
+    wait for one another; `clone` gives each thread its own activation memory and point, and shares everything else.
 
     Attributes
     ----------
@@ -57,7 +59,7 @@ class Engine(_core.Engine):
     _net: Network
     _isa: str | None
 
-    def __new__(cls, net: Network, *, threads: int = 1, isa: str | None = None, plan: _core.Plan | None = None) -> Engine:
+    def __new__(cls, net: Network, *, threads: int = 1, isa: str | None = None, plan: _core.Plan | None = None) -> Self:
         """Lower the network, or share an engine's plan."""
         if plan is None:
             plan = _core.Plan(net._graph, net._core_params(), input_table=net._input_table(), threads=threads, isa=isa)
@@ -71,16 +73,14 @@ class Engine(_core.Engine):
             self.select(widest if widest in self.points else next(iter(self.points)))
         return self
 
-    def __init__(self, net: Network, *, threads: int = 1, isa: str | None = None, plan: _core.Plan | None = None) -> None:
+    def __init__(self, net: Network, **options: Any) -> None:
         """Nothing is left to do after `__new__`."""
 
     def _add(self, name: str, subnet: Subnet) -> None:
         point = self.points.get(subnet) or self.plan.bind(*self._net._binding(subnet))
         self.points[name] = self.points[subnet] = point
-        try:
+        with suppress(ValueError):
             self.points[float(name)] = point
-        except ValueError:
-            pass
 
     def _bind(self, key: Any) -> _core.Point:
         """Bind a point that was not bound at compile; the last two such points are kept."""
@@ -114,7 +114,7 @@ class Engine(_core.Engine):
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes: packed ``weights`` (the same for any number of points), ``tables`` and steps of all bound points, ``arena`` of activations."""
+        """Bytes of packed weights (the same for any number of points), tables of all bound points, activation arena."""
         points = list({id(p): p for p in self.points.values()}.values())
         return {
             "weights": self.plan.weight_bytes,
@@ -146,7 +146,8 @@ class Engine(_core.Engine):
         rows = []
         for step, ms in zip(bound.steps, milliseconds.tolist(), strict=True):
             rate = step["macs"] / ms / 1e6 if ms else 0.0
-            rows.append((names[step["node"]], step["kernel"], ms, ms / max(milliseconds.sum(), 1e-12), step["macs"], rate))
+            share = ms / max(float(milliseconds.sum()), 1e-12)
+            rows.append((names[step["node"]], step["kernel"], ms, share, step["macs"], rate))
         return Table(("node", "kernel", "ms", "share", "macs", "gmacs_per_s"), rows)
 
     def __repr__(self) -> str:

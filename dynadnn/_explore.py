@@ -91,7 +91,7 @@ def explore(
         Stop early once the hypervolume gained less than 0.1 % in 5 generations; after so many generations; or once a
         function of `State` is true.
     init : iterable of points, optional
-        To start from; the named points otherwise.
+        To start from; the named points otherwise. Half of the first generation is near one width for all layers.
     executor : optional
         Anything with ``submit(f, *args)`` that returns futures, to evaluate accuracies in parallel.
     checkpoint : str or Path, optional
@@ -165,8 +165,8 @@ def explore(
     )  # fmt: skip
     seeds = [(net._find(p), t) for p in (net.points.values() if init is None else init) for t in space.threads]
     rows = [row for s, t in seeds if (row := genes.encode(s, t)) is not None]
-    if rows:
-        search.start(np.array(rows[:population]))
+    near = genes.near_uniform(population // 2, np.random.default_rng([seed, 1]))
+    search.start(np.array([*rows, *near][:population]))
 
     def late() -> bool:
         return max_seconds is not None and time.monotonic() - start > max_seconds

@@ -65,7 +65,8 @@ def _pack(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
     padded = np.zeros(-(-value.size // per) * per, np.uint8)
     padded[: value.size] = value
     shifts = (np.arange(per) * bits).astype(np.uint8)
-    return np.bitwise_or.reduce(padded.reshape(-1, per) << shifts, axis=1).astype(np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(padded.reshape(-1, per) << shifts, axis=1).astype(np.uint8)
+    return packed
 
 
 def _unpack(packed: NDArray[np.uint8], shape: tuple[int, ...], bits: int) -> NDArray[np.int8]:
@@ -91,7 +92,11 @@ def save_network(net: Network, path: PathLike, *, calibration: bool = False) -> 
         tables = net.tables.get(subnet)
         documents.append(
             SubnetDoc(
-                subnet.widths, subnet.bits, subnet.depth, tables is not None, tables is not None and tables.scale is not None
+                subnet.widths,
+                subnet.bits,
+                subnet.depth,
+                tables is not None,
+                tables is not None and tables.scale is not None,
             )
         )
         if tables is not None:

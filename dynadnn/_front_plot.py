@@ -25,6 +25,7 @@ STYLES = (
     ("#009E73", "v", ":"),
     ("#CC79A7", "D", "-"),
 )
+WIDE = 8.0  # slowest over fastest from which on the latency axis is logarithmic
 REFERENCES = ("P", "X", "d", "<", ">", "p")
 
 
@@ -159,15 +160,27 @@ def _axes(ax: Axes, fronts: Sequence[Front]) -> None:
     ax.set_ylabel("accuracy (%)")
     text = ", ".join(cpu.split(" (")[0] for cpu in cpus) + (": not measured on this machine" if foreign else "")
     ax.set_title(text, fontsize="small", loc="right", color="0.35")
-    ax.margins(y=0.1)
     ax.grid(True, color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
     # Medians decide the range: on a busy machine the bar of one point would squeeze all others together.
     shown = [r.latency or 0.0 for f in fronts for r in [*f.records, *(e for e in f.evaluated if e.name)]]
     shown += [r.latency_ms for f in fronts for r in f.references]
     if shown and max(shown) > 0:
-        span = max(shown) - min(shown)
-        ax.set_xlim(max(0.0, min(shown) - 0.12 * span), max(shown) + (0.12 * span or 0.5 * max(shown)))
+        span, ratio = max(shown) - min(shown), max(shown) / max(min(shown), 1e-9)
+        if ratio > WIDE:
+            ax.set_xscale("log")
+            ax.set_xlim(min(shown) / ratio**0.1, max(shown) * ratio**0.1)
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
+        else:
+            ax.set_xlim(max(0.0, min(shown) - 0.12 * span), max(shown) + (0.12 * span or 0.5 * max(shown)))
+    # Nor do points that the search threw away decide it.
+    known = [r for f in fronts for r in [*f.records, *(e for e in f.evaluated if e.name)] if r.accuracy is not None]
+    ends = [100 * v for r in known for v in (r.accuracy_interval or (r.accuracy,)) if v is not None]
+    ends += [100 * r.accuracy for f in fronts for r in f.references]
+    if ends:
+        margin = 0.08 * (max(ends) - min(ends)) or 1.0
+        ax.set_ylim(min(ends) - margin, max(ends) + margin)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower right", fontsize="small", framealpha=0.9)
 

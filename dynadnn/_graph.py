@@ -55,12 +55,12 @@ class GraphSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     groups: Int32 = 1
 
     def core(self) -> _core.Graph:
-        """Checked by the core; raises GraphError."""
+        """Have it checked by the core; raises GraphError."""
         return core_graph(self.nodes, self.output, self.groups)
 
 
 def core_graph(nodes: Sequence[NodeSpec], output: int, groups: int = 1) -> _core.Graph:
-    """The core's view of some nodes."""
+    """Return the core's view of some nodes."""
     return _core.Graph([_mapping(node) for node in nodes], output, groups)
 
 
@@ -461,7 +461,7 @@ class GraphBuilder:
         )
 
     def _grouped(self, output: int, groups: int) -> tuple[NodeSpec, ...]:
-        """The nodes with grouped convolutions, so that group g only ever reads group g."""
+        """Return the nodes with grouped convolutions, so that group g only ever reads group g."""
         graph = core_graph(self._nodes, output)
         elastic = [space[1] for space in graph.spaces]
         reads = [any(elastic[s] for s, _, _ in t["segments"]) for t in graph.tensors]

@@ -41,13 +41,13 @@ def cross_entropy(outputs: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray
 
 
 def confusion(predicted: NDArray[np.int64], y: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Counts; rows are true classes, columns predicted ones."""
+    """Count; rows are true classes, columns predicted ones."""
     counts = np.bincount(y * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
 def calibration_error(outputs: NDArray[np.float32], y: NDArray[np.int64], bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): mean gap of confidence and accuracy over equal bins."""
+    """Return the expected calibration error (Guo et al. 2017): mean gap of confidence and accuracy over bins."""
     probability = softmax(outputs)
     confidence, hit = probability.max(axis=1), probability.argmax(axis=1) == y
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)

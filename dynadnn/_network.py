@@ -222,7 +222,7 @@ class Network:
         return self._rules.subnet(width, widths=widths, bits=bits, depth=depth)
 
     def _find(self, point: Any) -> Subnet:
-        """The sub-net of a name, a fraction, a Subnet, a front's record or None (widest, most bits)."""
+        """Return the sub-net of a name, a fraction, a Subnet, a front's record or None (widest, most bits)."""
         if point is None:
             return max(self._points.values(), key=size_key)
         if isinstance(point, Subnet):
@@ -270,7 +270,7 @@ class Network:
         return self._cached_engine
 
     def _plan(self, threads: int) -> _core.Plan:
-        """The network lowered for calibration; kept until the weights change."""
+        """Return the network lowered for calibration; kept until the weights change."""
         if self._cached_plan is None or self._cached_plan[0] < threads:
             plan = _core.Plan(self._graph, self._core_params(), input_table=self._input_table(), threads=threads)
             self._cached_plan = (threads, plan)
@@ -318,7 +318,7 @@ class Network:
         return np.ascontiguousarray(array)
 
     def __call__(self, x: Any, point: Any = None) -> F32:
-        """Outputs of images.
+        """Return the outputs of images.
 
         Parameters
         ----------
@@ -340,7 +340,7 @@ class Network:
         return self._engine()(self._images(x), subnet)
 
     def _outputs(self, x: NDArray[Any], point: Any) -> F32:
-        """The same in parts, for whole splits and memory maps."""
+        """Return the outputs in parts, for whole splits and memory maps."""
         if len(x) == 0:
             raise ValueError("the split is empty: it holds no images")
         parts = [self(x[start : start + BATCH], point) for start in range(0, len(x), BATCH)]
@@ -348,7 +348,8 @@ class Network:
 
     def predict(self, x: Any, point: Any = None) -> NDArray[np.int64]:
         """Labels: the largest output of each image, shape (n,)."""
-        return self(x, point).argmax(axis=1)
+        labels: NDArray[np.int64] = self(x, point).argmax(axis=1)
+        return labels
 
     def predict_proba(self, x: Any, point: Any = None) -> F32:
         """Softmax of the outputs, shape (n, outputs)."""
@@ -419,8 +420,8 @@ class Network:
             raise ValueError(f"names holds {missing}: nodes are {', '.join(self._numbers)}")
         subnet, images = self._find(point), self._images(x)
         plan = self._plan(thread_count(None))
-        engine, bound = self._engine(), plan.bind(*self._binding(subnet))
-        core = _core.Engine(plan, input_shape=engine_shape(self), outputs=self.outputs)
+        bound = plan.bind(*self._binding(subnet))
+        core = _core.Engine(plan, input_shape=self.shape, outputs=self.outputs)
         return {name: core.activation(images, bound, self._numbers[name]) for name in wanted}
 
     # ---- cost ----
@@ -488,12 +489,23 @@ class Network:
             wanted = [self._find(p) for p in ([points] if single else points)]
         if not self._needs_tables:
             return
-        threads = thread_count(None)
-        plan, tables = self._plan(threads), {}
         for subnet in dict.fromkeys(wanted):
-            arrays = self._rules.arrays(subnet)
-            tables[subnet] = Tables(*plan.calibrate(*arrays, images, range=self._calibrate, threads=threads))
-        self._set_tables({**self._tables, **tables})
+            self._recalibrate_point(subnet, images)
+
+    def _recalibrate_point(
+        self, subnet: Subnet, images: NDArray[Any], mean_shift: F32 | None = None, variance_ratio: F32 | None = None
+    ) -> None:
+        """Tables of one point from checked images; mean_shift and variance_ratio correct what the images give."""
+        threads = thread_count(None)
+        tables = self._plan(threads).calibrate(
+            *self._rules.arrays(subnet),
+            images,
+            range=self._calibrate,
+            threads=threads,
+            mean_shift=mean_shift,
+            variance_ratio=variance_ratio,
+        )
+        self._set_tables({**self._tables, subnet: Tables(*tables)})
 
     def _empty_statistics(self) -> tuple[F32, F32]:
         n = self._graph.norm_channels
@@ -508,7 +520,7 @@ class Network:
         self._cached_engine = None
 
     def _set_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
-        """New values of all parameters, in place; points and tables stay."""
+        """Replace the values of all parameters; points and tables stay."""
         self._weights = check_weights(weights, weight_shapes(self._spec, self._tensors))
         self._cached_plan = self._cached_engine = None
 
@@ -576,7 +588,8 @@ class Network:
             weight: F32 = self._weights[f"{name}.weight"]
             return weight
         scale = self._weights[f"{name}.scale"]
-        return codes.astype(np.float32) * scale.reshape(-1, *(1,) * (codes.ndim - 1))
+        whole: F32 = codes.astype(np.float32) * scale.reshape(-1, *(1,) * (codes.ndim - 1))
+        return whole
 
     def copy(self) -> Network:
         """Return an independent copy; arrays are shared, since nothing changes them."""
@@ -621,7 +634,7 @@ class Network:
     # ---- showing ----
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for name, subnet in self._points.items():
             ready = "yes" if subnet in self._tables or not self._needs_tables else "no"
             rows.append((name, f"{self.macs(subnet):,}", f"{self.params(subnet):,}", f"{self.bytes(subnet):,}", ready))
@@ -651,14 +664,8 @@ class Network:
         return f"<p><code>{title}</code></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def engine_shape(net: Network) -> tuple[int, int, int]:
-    """Input as the core names it: (h, w, c)."""
-    info = net._tensors[0]
-    return info["height"], info["width"], info["channels"]
-
-
 def spec_json(net: Network) -> bytes:
-    """The structure as canonical JSON, for fingerprints."""
+    """Return the structure as canonical JSON, for fingerprints."""
     return msgspec.json.encode(net._spec)
 
 

@@ -1,4 +1,4 @@
-"""Operating points: which channels, bits and blocks of a network are active, what they are called, and how the core is told."""
+"""Operating points: which channels, bits and blocks are active, what they are called, how the core is told."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def point_name(fraction: float, bits: int | None = None) -> str:
 
 
 def check_fraction(value: Any, name: str = "points") -> float:
-    """The value as a float, or a PointError."""
+    """Return the value as a float, or raise PointError."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must hold fractions of the width from above 0 to 1, not {type(value).__name__}")
     if not 0 < value <= 1:

@@ -83,7 +83,8 @@ class Preprocess:
             rows = ((np.arange(256.0) / self.scale - mean) / std).astype(np.float32)
         if not np.isfinite(rows).all():
             raise ValueError(f"preprocess gives values beyond float32: mean {self.mean}, std {self.std}")
-        return rows
+        table: NDArray[np.float32] = rows
+        return table
 
     def __call__(self, images: ArrayLike) -> NDArray[np.float32]:
         """Preprocess uint8 images, channels last.
@@ -100,4 +101,5 @@ class Preprocess:
         if x.dtype != np.uint8:
             raise TypeError(f"images must be uint8, not {x.dtype}: float32 counts as preprocessed already")
         channels = x.shape[-1]
-        return self.table(channels)[np.arange(channels), x]
+        mapped: NDArray[np.float32] = self.table(channels)[np.arange(channels), x]
+        return mapped

@@ -1,4 +1,4 @@
-"""Post-training quantisation: int8 codes per output channel with nested 4-, 3- and 2-bit views, scales calibrated layer by layer."""
+"""Post-training quantisation: int8 codes per output channel with nested 4-, 3- and 2-bit views."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def view_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
         return codes
     shift = 8 - bits
     rounded = (codes.astype(np.int16) + (1 << (shift - 1))) >> shift
-    return (np.clip(rounded, -(1 << (bits - 1)), (1 << (bits - 1)) - 1) << shift).astype(np.int8)
+    viewed: NDArray[np.int8] = (np.clip(rounded, -(1 << (bits - 1)), (1 << (bits - 1)) - 1) << shift).astype(np.int8)
+    return viewed
 
 
 def quantize_weight(weight: F32, views: tuple[int, ...]) -> tuple[NDArray[np.int8], F32]:
@@ -38,8 +39,8 @@ def quantize_weight(weight: F32, views: tuple[int, ...]) -> tuple[NDArray[np.int
     ----------
     weight : ndarray of float32, shape (out, ...)
     views : tuple of int
-        Bits offered. With 8 alone the largest magnitude is kept exactly in range; with fewer bits the scale is the one of
-        24 tried that loses least, the relative squared errors of all views added up.
+        Bits offered. With 8 alone the largest magnitude is kept in range; with fewer bits the scale is the one of 24
+        tried that loses least, the squared errors of all views added up.
 
     Returns
     -------
@@ -56,7 +57,7 @@ def quantize_weight(weight: F32, views: tuple[int, ...]) -> tuple[NDArray[np.int
         error = np.zeros(len(flat))
         for bits in views:
             difference = view_codes(codes, bits) * scale[:, None] - flat
-            error += (difference**2).sum(axis=1) * 4.0 ** (bits - 8)  # a bit less costs four times the squared error anyway
+            error += (difference**2).sum(axis=1) * 4.0 ** (bits - 8)  # a bit less costs four times the error anyway
         better = error < best_error
         best, best_error = np.where(better, scale, best), np.where(better, error, best_error)
     kept = best.astype(np.float32)
@@ -88,8 +89,8 @@ def quantize(
     policy : mapping or callable, optional
         ``{"layer name": "fp32"}``, or a function of the name that returns it, leaves layers in float.
     max_accuracy_drop : float, optional
-        Accuracy that may be lost at the widest point on ``data.val`` (0.01 is one point): layers are left in float, one at
-        a time, always the one that helps most, until the loss is within it. Needs labels, so a Data.
+        Accuracy that may be lost at the widest point on ``data.val`` (0.01 is one point): layers are left in float, one
+        at a time, always the one that helps most, until the loss is within it. Needs labels, so a Data.
 
     Returns
     -------
@@ -129,7 +130,8 @@ def quantize(
 
 def _check_bits(bits: Any) -> tuple[int, ...]:
     views = (bits,) if isinstance(bits, int | np.integer) else tuple(bits)
-    if not views or views[0] != 8 or any(b not in LIMIT for b in views) or list(views) != sorted(set(views), reverse=True):
+    ordered = list(views) == sorted(set(views), reverse=True)
+    if not views or views[0] != 8 or any(b not in LIMIT for b in views) or not ordered:
         raise ValueError(f"bits must be 8, or 8 followed by some of 4, 3, 2, not {bits!r}")
     return tuple(int(b) for b in views)
 
@@ -162,13 +164,34 @@ def _quantized(net: Network, images: NDArray[Any], views: tuple[int, ...], calib
         calibration=images,
     )
     points: dict[str, Subnet] = {}
+    origin: dict[Subnet, Subnet] = {}
     for b in views:
         for name, subnet in net.points.items():
             bits = tuple(b if layer.quantised else "fp32" for layer in model.layers)
-            points[name if b == 8 else f"{name}/{b}bit"] = Subnet(subnet.widths, bits, subnet.depth)
+            points[name if b == 8 else f"{name}/{b}bit"] = made = Subnet(subnet.widths, bits, subnet.depth)
+            origin[made] = subnet
     model._set_points(points)
-    model.recalibrate(images)
+    _calibrate_points(net, model, origin, images)
     return model
+
+
+def _calibrate_points(net: Network, model: Network, origin: dict[Subnet, Subnet], images: NDArray[Any]) -> None:
+    """Tables of the quantised points.
+
+    Where the float network has statistics (from training, on far more images), they stay and are moved by what
+    quantisation changes on the calibration images: mean + (mean of the integer layer - mean of the float layer),
+    variance likewise by the ratio. The noise of few images cancels in the difference.
+    """
+    measured = net.copy()
+    known = [subnet for subnet in dict.fromkeys(origin.values()) if subnet in net.tables]
+    measured.recalibrate(images, known)
+    corrections = {}
+    for subnet in known:
+        kept, here = net.tables[subnet], measured.tables[subnet]
+        ratio = np.where(here.variance > 1e-8, kept.variance / np.maximum(here.variance, 1e-8), 1).astype(np.float32)
+        corrections[subnet] = (kept.mean - here.mean, ratio)
+    for made, subnet in origin.items():
+        model._recalibrate_point(made, images, *corrections.get(subnet, (None, None)))
 
 
 def _within_drop(

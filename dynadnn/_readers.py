@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 def find_folder(root: Path, wanted: str, what: str) -> Path:
-    """The folder that holds a file whose name starts with `wanted`: root itself or one directly below it."""
+    """Find the folder with a file whose name starts with `wanted`: root itself or one directly below it."""
     if not root.is_dir():
         raise FileNotFoundError(f"root {str(root)!r} is no folder: give the folder with {what}, or its parent")
     for folder in (root, *sorted(p for p in root.iterdir() if p.is_dir())):

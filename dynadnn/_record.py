@@ -94,7 +94,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
             return self.name if self.threads == 1 else f"{self.name} × {self.threads} threads"
         text = "-".join(map(str, self.point.widths)) or "full"
         bits = [b for b in dict.fromkeys(self.point.bits) if b != "fp32"]
-        text += f"/{','.join(map(str, bits))}bit" if bits else ""
+        text += f"/{','.join(map(str, bits))}bit" if bits not in ([], [8]) else ""
         return text if self.threads == 1 else f"{text} × {self.threads} threads"
 
     def column(self, name: str) -> float | None:

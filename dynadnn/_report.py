@@ -41,14 +41,11 @@ class Report:
         true, predicted = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
         labels = names or [str(k) for k in range(len(hits))]
         with np.errstate(invalid="ignore"):
-            columns = {
-                "class": list(labels)[: len(hits)],
-                "precision": (hits / np.where(predicted, predicted, np.nan)).tolist(),
-                "recall": (hits / np.where(true, true, np.nan)).tolist(),
-                "f1": (2 * hits / np.where(true + predicted, true + predicted, np.nan)).tolist(),
-                "count": true.tolist(),
-            }
-        return Table(columns)
+            precision = (hits / np.where(predicted, predicted, np.nan)).tolist()
+            recall = (hits / np.where(true, true, np.nan)).tolist()
+            f1 = (2 * hits / np.where(true + predicted, true + predicted, np.nan)).tolist()
+        rows = list(zip(labels, precision, recall, f1, true.tolist(), strict=False))
+        return Table(("class", "precision", "recall", "f1", "count"), rows)
 
     def __str__(self) -> str:
         lines = [f"{'class':>8} {'precision':>10} {'recall':>8} {'count':>8}"]

@@ -185,6 +185,16 @@ class Genes:
             options["depth"] = [choices[i] for choices, i in zip(self._depths, d, strict=True)]
         return self._net.subnet(widths=widths, **options), self._threads[t[0]]
 
+    def near_uniform(self, n: int, draw: np.random.Generator) -> list[NDArray[np.float64]]:
+        """Vectors whose layers have nearly the same fraction of their widths, from narrow to wide."""
+        rows = []
+        first = int(self._at[1])
+        for share in np.linspace(0, 1, n):
+            row = draw.integers(self.lower.astype(np.int64), self.upper.astype(np.int64) + 1).astype(np.float64)
+            row[:first] = np.rint(share * self.upper[:first] + draw.integers(-1, 2, first))
+            rows.append(np.clip(row, self.lower, self.upper))
+        return rows
+
     def encode(self, subnet: Subnet, threads: int) -> NDArray[np.float64] | None:
         """Vector of a sub-net, or None if the space does not hold it."""
         try:

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-
 from ._graph import GraphSpec, NodeSpec, prune
 from ._points import Subnet
 from ._tables import Tables
@@ -159,7 +158,7 @@ def _slice_tables(net: Network, cut: Network, tables: Tables, keep: list[NDArray
 
 
 def importance(net: Network, order: str) -> dict[int, NDArray[np.float64]]:
-    """Importance of every channel of every space that may be permuted: norms summed over the layers, each scaled to mean 1."""
+    """Score every channel of every space that may be permuted: norms summed over layers, each scaled to mean 1."""
     movable = movable_spaces(net)
     scores = {space: np.zeros(full) for space, full in movable.items()}
     for i, node in enumerate(net._spec.nodes):
@@ -190,7 +189,7 @@ def movable_spaces(net: Network) -> dict[int, int]:
 def permute(
     net: Network, orders: Mapping[int, NDArray[np.int64]]
 ) -> tuple[GraphSpec, Weights, dict[str, NDArray[np.int64]]]:
-    """Structure and weights with the channels of some spaces in a new order, and the old channel at each place of each batch norm."""
+    """Return structure and weights with channels in a new order, and each batch norm's old channel at each place."""
     places = [Channels(t["segments"]).permuted(orders) for t in net._tensors]
     nodes, norms = list(net._spec.nodes), {}
     weights: Weights = dict(net.weights)

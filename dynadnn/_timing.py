@@ -10,7 +10,6 @@ another process falls into some of them, and the median leaves those out.
 from __future__ import annotations
 
 import gc
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-PROBE_BYTES = bytes(16384)
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,6 @@ class Timing:
     p90_ms: float
     runs: int
     blocks: int
-
-
-def probe() -> object:
-    """Do a fixed piece of work bound by the core's clock alone (SHA-256 of 16 KiB), to hold other work against."""
-    return hashlib.sha256(PROBE_BYTES).digest()
 
 
 def samples(

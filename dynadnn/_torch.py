@@ -70,7 +70,8 @@ def from_torch(module: Any, shape: Sequence[int], *, preprocess: Preprocess | No
     Examples
     --------
     >>> import torch
-    >>> net = from_torch(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 2)), (8, 8, 3))
+    >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 2))
+    >>> net = from_torch(module, (8, 8, 3))
     >>> net(np.zeros((1, 8, 8, 3), np.float32)).shape
     (1, 2)
     """
@@ -87,7 +88,7 @@ def from_torch(module: Any, shape: Sequence[int], *, preprocess: Preprocess | No
 
 
 def _pair(value: Any, rank: int) -> tuple[int, int]:
-    """A size of PyTorch as (height, width)."""
+    """Return a size of PyTorch as (height, width)."""
     if isinstance(value, tuple | list):
         numbers = [int(v) for v in value]
         if len(numbers) == 1:
@@ -132,7 +133,9 @@ class _Converter:
                 inputs += 1
                 if inputs > 1 and not node.args:
                     raise UnsupportedError(f"{node.name}: a second input; networks have one")
-                values[node] = node.args[0] if inputs > 1 else _Value(self.builder.input, 1 + len(self.builder._input_shape))
+                values[node] = (
+                    node.args[0] if inputs > 1 else _Value(self.builder.input, 1 + len(self.builder._input_shape))
+                )
             elif node.op == "output":
                 output = fx.map_arg(node.args[0], lambda n: values[n])
             else:
@@ -143,7 +146,9 @@ class _Converter:
             raise UnsupportedError(f"the module returns a {type(output).__name__}: networks have one output")
         out = self._plain(output)
         if out.flat is not None and out.flat[0] * out.flat[1] > 1:
-            raise UnsupportedError("the output is a flattened map, whose order would differ: end with a linear layer or pool")
+            raise UnsupportedError(
+                "the output is a flattened map, whose order would differ: end with a linear layer or pool"
+            )
         return self._finish(out.tensor)
 
     def _finish(self, output: Tensor) -> Network:
@@ -190,13 +195,15 @@ class _Converter:
         return name
 
     def _plain(self, value: Any) -> _Value:
-        """A value as a tensor; a pending shortcut is written down."""
+        """Return a value as a tensor; a pending shortcut is written down."""
         if isinstance(value, _Shortcut):
             g, x = self.builder, value.source
             name = self._name(f"shortcut{len(g._nodes)}")
             return _Value(g.shortcut(x.tensor, len(value.map), value.stride, value.map, name=name), x.rank)
         if not isinstance(value, _Value):
-            raise UnsupportedError(f"a {type(value).__name__} where a tensor is expected: arithmetic with constants has no counterpart")
+            raise UnsupportedError(
+                f"a {type(value).__name__} where a tensor is expected: arithmetic with constants has no counterpart"
+            )
         return value
 
     # ---- modules ----
@@ -234,7 +241,9 @@ class _Converter:
 
     def _module_Linear(self, name: str, x: _Value, m: Any) -> _Value:
         if x.rank != 2:
-            raise UnsupportedError(f"{name}: Linear along the last axis of a tensor of rank {x.rank}; flatten or pool first")
+            raise UnsupportedError(
+                f"{name}: Linear along the last axis of a tensor of rank {x.rank}; flatten or pool first"
+            )
         weight = _array(m.weight)
         features = self.builder._info(x.tensor.node)["channels"]
         if features != m.in_features:
@@ -308,7 +317,7 @@ class _Converter:
     def flatten(self, name: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> _Value:
         x = self._plain(x)
         if x.rank == 2 and start_dim in (1, -1):
-            return x
+            return self._plain(x)
         if start_dim not in (1, 1 - x.rank) or end_dim not in (-1, x.rank - 1):
             raise UnsupportedError(f"{name}: flatten from axis {start_dim} to {end_dim}; only all but the first")
         info = self.builder._info(x.tensor.node)
@@ -322,9 +331,9 @@ class _Converter:
         sizes = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
         whole = self.size(name, x)
         features = int(np.prod([int(n) for n in whole[1:]]))
-        if len(sizes) == 2 and (isinstance(sizes[0], _Batch) or sizes[0] == -1) and sizes[1] in (-1, features):
-            if sizes != (-1, -1):
-                return self.flatten(name, x, 1)
+        first = isinstance(sizes[0], _Batch) or sizes[0] == -1
+        if len(sizes) == 2 and first and sizes[1] in (-1, features) and sizes != (-1, -1):
+            return self.flatten(name, x, 1)
         raise UnsupportedError(f"{name}: view or reshape to {sizes}; only to (n, features)")
 
     def size(self, name: str, x: Any, dim: int | None = None) -> Any:
@@ -351,7 +360,11 @@ class _Converter:
         rank = pending.source.rank
         parts = parts + (slice(None),) * (rank - len(parts))
         ok = len(parts) == rank and rank in (3, 4) and all(isinstance(p, slice) for p in parts)
-        ok = ok and all(p.start in (None, 0) and p.stop is None for p in parts) and all(p.step in (None, 1) for p in parts[:2])
+        ok = (
+            ok
+            and all(p.start in (None, 0) and p.stop is None for p in parts)
+            and all(p.step in (None, 1) for p in parts[:2])
+        )
         if not ok:
             raise UnsupportedError(f"{name}: only slices x[:, :, ::a, ::b] have a counterpart, not {index}")
         steps = tuple(p.step or 1 for p in parts[2:])
@@ -369,8 +382,16 @@ class _Converter:
     def pad(self, name: str, x: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
         rank = x.source.rank if isinstance(x, _Shortcut) else self._plain(x).rank
         sides = [int(p) for p in pad] + [0] * (2 * (rank - 1) - len(pad))
-        if mode != "constant" or value not in (None, 0, 0.0) or min(sides) < 0 or len(sides) > 2 * (rank - 1) or rank < 3:
-            raise UnsupportedError(f"{name}: pad {tuple(pad)} with mode {mode!r} and value {value}; only zeros around maps or channels")
+        if (
+            mode != "constant"
+            or value not in (None, 0, 0.0)
+            or min(sides) < 0
+            or len(sides) > 2 * (rank - 1)
+            or rank < 3
+        ):
+            raise UnsupportedError(
+                f"{name}: pad {tuple(pad)} with mode {mode!r} and value {value}; only zeros around maps or channels"
+            )
         spatial, (before, after) = sides[: 2 * (rank - 2)], sides[2 * (rank - 2) :]
         if any(spatial):
             if before or after:
@@ -416,7 +437,7 @@ class _Converter:
         sizes = [whole[2 - len(wanted) + i] if s is None else int(s) for i, s in enumerate(wanted)]
         h, w = sizes if x.rank == 4 else (1, sizes[0])
         if (h, w) == whole:
-            return x
+            return self._plain(x)
         if (h, w) == (1, 1):
             return _Value(self.builder.global_avg_pool(x.tensor, name=name), x.rank)
         return _Value(self.builder._add("adaptive_avg_pool", name, x.tensor, height=h, width=w), x.rank)

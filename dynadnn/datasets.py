@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import _core
 from ._arguments import Rng, as_array, check_finite, check_images, generator, positive_int, seed_of
 from ._preprocess import Preprocess
 from ._readers import read_cifar10, read_idx_folder
@@ -86,6 +87,7 @@ class Split:
     def take(self, rows: ArrayLike) -> Split:
         """Return the given rows, in that order."""
         at = np.asarray(rows)
+        at = at if at.size else at.astype(np.int64)
         weight = None if self.weight is None else self.weight[at]
         return Split(np.asarray(self.x[at]), self.y[at], weight, self.index[at])
 
@@ -104,7 +106,8 @@ class Data:
     train, val, test : Split
         For training, for choices, and for the final figure; val and test may be empty.
     calibration : Split
-        Images of the training split (256, fewer if it is smaller) for statistics and quantisation.
+        Images of the training split (256, fewer if it is smaller), augmented as in training, for statistics and
+        quantisation.
     outputs : int
         Classes, or columns of y.
     names : tuple of str
@@ -140,14 +143,19 @@ class Data:
                     continue
                 digest.update(f"{array.dtype.str}{array.shape}".encode())
                 for start in range(0, len(array), 4096):
-                    digest.update(np.ascontiguousarray(array[start : start + 4096]))
+                    digest.update(np.ascontiguousarray(array[start : start + 4096]).data)
         return digest.hexdigest()
 
     def subset(self, n: int) -> Data:
         """Return the set with at most n images per split, classes in proportion; preprocessing stays."""
         train = self.train.subset(n)
-        smaller = {"val": self.val.subset(n), "test": self.test.subset(n)} if n else {}
-        return replace(self, train=train, calibration=_calibration(train), **smaller)
+        return replace(
+            self,
+            train=train,
+            val=self.val.subset(n),
+            test=self.test.subset(n),
+            calibration=_calibration(train, self.augment),
+        )
 
     def __repr__(self) -> str:
         sizes = f"train={len(self.train)}, val={len(self.val)}, test={len(self.test)}"
@@ -272,7 +280,9 @@ def from_arrays(
     Raises
     ------
     TypeError, ValueError
-        For another type, rank or axis order, for labels out of range and for numbers that are not finite.
+        For another type, rank or axis order, and for labels out of range.
+    NonFiniteError
+        For NaN or infinity in x or y.
 
     Examples
     --------
@@ -397,7 +407,8 @@ def _targets(y: Any, name: str, n: int) -> NDArray[Any]:
         )
     if len(y) != n:
         raise ValueError(f"{name} has {len(y)} rows, x has {n}: they must be equal")
-    return y
+    targets: NDArray[Any] = y
+    return targets
 
 
 def _weights(weight: Any, n: int) -> NDArray[np.float32]:
@@ -406,7 +417,8 @@ def _weights(weight: Any, n: int) -> NDArray[np.float32]:
         raise ValueError(f"weight must be numbers of shape ({n},), not {weight.dtype} of shape {weight.shape}")
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise ValueError("weight must be finite and not below 0")
-    return weight.astype(np.float32)
+    whole: NDArray[np.float32] = weight.astype(np.float32)
+    return whole
 
 
 def _balanced_order(y: NDArray[Any], draw: np.random.Generator) -> NDArray[np.int64]:
@@ -473,7 +485,9 @@ def _split(
         raise ValueError("the groups leave no images for training: lower val and test")
     outputs, labels = _outputs([train, *splits.values()], names)
     preprocess = _statistics(train.x) if x.dtype == np.uint8 else None
-    return Data(train, splits["val"], splits["test"], _calibration(train), outputs, labels, preprocess, augment)
+    return Data(
+        train, splits["val"], splits["test"], _calibration(train, augment), outputs, labels, preprocess, augment
+    )
 
 
 def _outputs(splits: Sequence[Split], names: Sequence[str] | None) -> tuple[int, tuple[str, ...]]:
@@ -505,5 +519,11 @@ def _statistics(x: NDArray[Any]) -> Preprocess:
     return Preprocess(mean, std)
 
 
-def _calibration(train: Split) -> Split:
-    return train.subset(CALIBRATION_IMAGES)
+def _calibration(train: Split, augment: Augment | None) -> Split:
+    """Training images changed as training changes them: statistics of unchanged images can cost points of accuracy."""
+    some = train.subset(CALIBRATION_IMAGES)
+    if augment is None or some.x.dtype != np.uint8 or some.x.ndim != 4:
+        return some
+    rows = np.arange(len(some), dtype=np.int64)
+    x = np.ascontiguousarray(some.x)
+    return replace(some, x=_core.augment(x, rows, flip=augment.flip, crop=augment.crop, shift=augment.shift))

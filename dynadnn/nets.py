@@ -1,7 +1,7 @@
 """Published small networks, with the shape and classes of a data set and any operating points.
 
-Every function takes a `Data` (shape, outputs and preprocessing come from it) or a shape and ``outputs``. ``width`` is the
-number of channels of the first stage; None is the published one, other layers follow in proportion.
+Every function takes a `Data` (shape, outputs and preprocessing come from it) or a shape and ``outputs``. ``width`` is
+the number of channels of the first stage; None is the published one, other layers follow in proportion.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ._arguments import Rng, positive_int
 from ._graph import GraphBuilder, Tensor
 from ._preprocess import Preprocess
+from .datasets import Data
 
 if TYPE_CHECKING:
     from ._network import Network
-    from .datasets import Data
 
 __all__ = [
     "alexnet",
@@ -52,7 +52,7 @@ class _Net(GraphBuilder):
         self.signal = len(self._input_shape) < 3
 
     def channels(self, published: int) -> int:
-        """Published channels in proportion to the width; other than as published they are multiples of the divisor."""
+        """Scale published channels with the width; other than as published they are multiples of the divisor."""
         if self.scale == 1:
             return published
         return max(self.multiple, round(published * self.scale / self.multiple) * self.multiple)
@@ -123,7 +123,7 @@ def _make(
     body: Body,
     ranks: tuple[int, ...] = (3,),
 ) -> Network:
-    if hasattr(data, "train") and hasattr(data, "outputs"):
+    if isinstance(data, Data):
         if outputs is not None and outputs != data.outputs:
             raise ValueError(f"outputs is {outputs}, the data has {data.outputs}: leave it out")
         shape, outputs = data.shape, data.outputs

@@ -28,6 +28,8 @@ _FORMAT = 1
 
 def _floats(value: ArrayLike, name: str, ndim: int) -> Floats:
     """`value` as a contiguous float64 array of `ndim` dimensions."""
+    if type(value) is np.ndarray and value.dtype == np.float64 and value.ndim == ndim:
+        return np.ascontiguousarray(value)
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -23,7 +23,7 @@ def elsewhere(monkeypatch):
 def test_a_point_is_measured_once_and_kept(net, monkeypatch):
     device = dn.Device()
     first = device.latency(net, 0.5)
-    assert first > 0 and len(device) == 1
+    assert first > 0 and len(device) == 2  # the widest is measured along
     monkeypatch.setattr(device, "_measure", lambda *a: pytest.fail("measured again"))
     assert device.latency(net, "0.5") == device.latency(net, net.subnet(0.5)) == first
 
@@ -53,11 +53,15 @@ def test_threads_are_kept_apart(net):
     assert sorted(set(device.table()["threads"])) == [1, 2, 3] and len(device) == 9
 
 
-def test_measured_times_are_scaled_to_the_probe(net, monkeypatch):
-    device = dn.Device(probe_ms=1.0)
-    times = np.array([[4.0] * 15, [2.0] * 15])  # the machine runs at half speed: the probe takes 2 instead of 1
-    monkeypatch.setattr(_device, "samples", lambda calls, **options: (times, np.array([1, 1])))
-    assert device.latency(net, 0.5) == 2.0
+def test_times_are_scaled_to_what_the_widest_point_took_at_first(net, monkeypatch):
+    device, paces = dn.Device(), iter((1.0, 2.0))
+
+    def times(calls, **options):
+        pace = next(paces)  # the second time, the machine runs at half speed
+        return np.array([[4.0 * pace] * 5] + [[3.0 * pace] * 5] * (len(calls) - 1)), np.ones(len(calls), int)
+
+    monkeypatch.setattr(_device, "samples", times)
+    assert [device.latency(net, p) for p in (0.5, 0.25, 1.0)] == [3.0, 3.0, 4.0]
 
 
 def test_a_device_survives_saving_and_loading(net, tmp_path):
@@ -119,7 +123,7 @@ def test_kept_figures_can_be_checked(net):
     "damage",
     [
         lambda t: t[: len(t) // 2],
-        lambda t: t.replace('"probe_ms": ', '"probe_ms": 1'),
+        lambda t: t.replace('"latency_ms": ', '"latency_ms": 1'),
         lambda t: t.replace("dynadnn-device", "dynadnn-front"),
         lambda t: "[" * 100_000,
         lambda t: "",

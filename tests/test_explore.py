@@ -7,6 +7,7 @@ from fakes import fake_data, fake_network
 
 import dynadnn as dn
 from dynadnn import _explore
+from dynadnn._device import engine_calls
 from dynadnn._space import Genes, as_constraint
 from dynadnn._timing import nondominated
 
@@ -320,4 +321,54 @@ def test_data_without_validation_images_is_refused(data):
     from dataclasses import replace
 
     with pytest.raises(ValueError, match=r"data\.val is empty"):
-        search(fake_network(), replace(data, val=data.val.take([])))
+        search(fake_network(), replace(data, val=data.val.take(np.arange(0))))
+
+
+@pytest.fixture(scope="module")
+def real():
+    data = dn.datasets.shapes(300, size=8, classes=4, rng=0)
+    net = dn.nets.resnet20(data, width=8, divisor=4, points=(0.5, 1.0), rng=0)
+    net.recalibrate(data.calibration.x)
+    return dn.quantize(net, data, bits=(8, 4)), data
+
+
+def test_a_quantised_network_is_searched_and_shipped(real, tmp_path):
+    net, data = real
+    front = search(net, data, device=None, population=8, budget=16)
+    assert {b for r in front.evaluated for b in r.point.bits} == {8, 4}
+    assert all(r.latency_ms_measured > 0 for r in front.records)
+    front.network.save(tmp_path / "m.safetensors")
+    front.save(tmp_path / "f.json")
+    loaded = dn.load(tmp_path / "m.safetensors")
+    again = dn.Front.load(tmp_path / "f.json", loaded)
+    engine = loaded.compile()
+    for record in again.records:
+        engine.select(record)
+        expected = front.network(data.test.x[:3], record)
+        np.testing.assert_array_equal(engine(data.test.x[:3]), expected)
+        assert loaded.evaluate(data.val, record)["accuracy"] == record.accuracy
+
+
+def test_bits_can_be_searched_per_layer(real):
+    net, data = real
+    genes = Genes(net, dn.Space(widths=(1.0,), bits="per layer"))
+    assert len(genes.lower) == len(net.spaces) + len(net.layers) + 1
+    subnet, _ = genes.decode(genes.lower)
+    assert set(subnet.bits) == {4} and genes.encode(subnet, 1) is not None
+    front = search(net, data, space=dn.Space(bits="per layer"), population=8, budget=10, objectives=("error", "bytes"))
+    assert any(len(set(r.point.bits)) == 2 for r in front.evaluated)
+
+
+def test_bits_that_are_not_offered_are_refused(real):
+    with pytest.raises(dn.PointError, match=r"space\.bits holds 2; the network offers \(8, 4\)"):
+        search(*real, space=dn.Space(bits=(8, 2)))
+
+
+def test_latency_does_not_contain_the_binding_of_unnamed_points(real):
+    net, _ = real
+    names = [net.subnet(widths=[4] * len(net.spaces)), *(net.subnet(bits=b) for b in (8, 4)), *net.points.values()]
+    calls = engine_calls(net, names, 1)
+    bound = [call.func.points[call.args[1]] for call in calls]
+    for call in calls:
+        call()
+    assert [call.func.points[call.args[1]] for call in calls] == bound

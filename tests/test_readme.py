@@ -43,3 +43,25 @@ def test_files_that_the_readme_links_to_are_there():
 def test_the_readme_names_both_commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "pip install '.[plot]' && dynadnn demo" in text and "pip install '.[test]' && pytest" in text
+
+
+SLOTS = {
+    "convolution": ("conv_s8", "conv_f32"),
+    "depthwise": ("dwconv_s8", "dwconv_f32"),
+    "leaky": ("pointwise_u8", "pointwise_f32"),
+    "max": ("pool_u8", "pool_f32"),
+    "training": (None, "train_f32"),
+}
+
+
+def test_the_support_matrix_is_that_of_the_kernel_list():
+    kernels = set(re.findall(r"DN_KERNEL\((\w+), (\w+),", (ROOT / "csrc/kernels/kernels.inc").read_text()))
+    lines = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
+    columns = [("s8", i) for i in ("ref", "avx2", "avxvnni", "avx512")] + [
+        ("f32", i) for i in ("ref", "avx2", "avx512")
+    ]
+    for word, (integer, real) in SLOTS.items():
+        (row,) = [cells for cells in lines if len(cells) == 8 and cells[0].startswith(word)]
+        for (kind, isa), cell in zip(columns, row[1:], strict=True):
+            slot = integer if kind == "s8" else real
+            assert (cell == "✓") == ((slot, isa) in kernels), (row[0], kind, isa)

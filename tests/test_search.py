@@ -184,7 +184,7 @@ def test_crowding_is_finite_inside_a_front_that_spans_all_doubles():
 
 
 def test_crowding_refuses_nan_wrong_lengths_and_ranks_that_are_not_integers():
-    with pytest.raises(ValueError, match="row 0 holds NaN"):
+    with pytest.raises(ValueError, match="row 0, objective 0 is NaN"):
         crowding_distance([[np.nan, 1]], [0])
     with pytest.raises(ValueError, match="rank has 1 elements, f has 2 rows"):
         crowding_distance([[1, 2], [2, 1]], [0])

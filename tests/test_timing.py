@@ -3,7 +3,7 @@ import gc
 import numpy as np
 import pytest
 
-from dynadnn._timing import nondominated, probe, samples, summarise, time_calls
+from dynadnn._timing import nondominated, samples, summarise, time_calls
 
 
 class Clock:
@@ -89,7 +89,7 @@ def test_no_calls_take_no_time():
 
 def test_zero_rounds_are_refused():
     with pytest.raises(ValueError, match="rounds is 0"):
-        samples([probe], rounds=0)
+        samples([dict], rounds=0)
 
 
 def test_rows_that_no_other_row_beats_are_found():

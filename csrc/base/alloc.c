@@ -9,6 +9,9 @@
 #include "base/size.h"
 #include "base/status.h"
 
+/* calloc gets large blocks from the system zeroed and untouched, so that a page costs time only when it is used; the pointer to give back stands before the aligned one. */
+enum { ALIGNMENT = 64 };
+
 static atomic_llong fail_countdown; /* 0: never; n: the n-th allocation from now fails */
 static atomic_llong live_blocks;
 
@@ -27,17 +30,19 @@ dn_status dn_alloc(void **out, size_t count, size_t size, dn_error *err) {
     *out = NULL;
     size_t bytes;
     if (!dn_size_mul(count, size, &bytes) || bytes > SIZE_MAX / 2) return dn_fail(err, DN_ENOMEM, "%zu items of %zu bytes do not fit in memory", count, size);
-    size_t rounded = dn_round_up(bytes ? bytes : 1, 64);
-    void *p = must_fail() ? NULL : aligned_alloc(64, rounded);
-    if (!p) return dn_fail(err, DN_ENOMEM, "out of memory: %zu bytes", bytes);
-    memset(p, 0, rounded);
+    char *block = must_fail() ? NULL : calloc(1, dn_round_up(bytes, 64) + ALIGNMENT + sizeof(void *));
+    if (!block) return dn_fail(err, DN_ENOMEM, "out of memory: %zu bytes", bytes);
+    char *aligned = (char *)dn_round_up((uintptr_t)block + sizeof(void *), ALIGNMENT);
+    memcpy(aligned - sizeof(void *), &block, sizeof block);
     atomic_fetch_add(&live_blocks, 1);
-    *out = p;
+    *out = aligned;
     return DN_OK;
 }
 
 void dn_free(void *p) {
     if (!p) return;
+    void *block;
+    memcpy(&block, (char *)p - sizeof block, sizeof block);
     atomic_fetch_sub(&live_blocks, 1);
-    free(p);
+    free(block);
 }

@@ -2,7 +2,9 @@
 #define _GNU_SOURCE
 #include "base/cpu.h"
 
-#include "base/status.h"
+#include <stdatomic.h>
+
+enum { ASKED = 1 << 30 };
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -13,7 +15,7 @@ static unsigned long long enabled_state(void) {
     return (unsigned long long)high << 32 | low;
 }
 
-unsigned dn_cpu_detect(void) {
+static unsigned detect(void) {
     unsigned a, b, c, d, features = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA) || !(c & bit_F16C)) return 0;
     unsigned long long state = enabled_state();
@@ -32,12 +34,22 @@ unsigned dn_cpu_detect(void) {
 }
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
-unsigned dn_cpu_detect(void) { return getauxval(AT_HWCAP) & (1ul << 20) ? DN_CPU_NEON : 0; } /* HWCAP_ASIMDDP */
+static unsigned detect(void) { return getauxval(AT_HWCAP) & (1ul << 20) ? DN_CPU_NEON : 0; } /* HWCAP_ASIMDDP */
 #elif defined(__aarch64__)
-unsigned dn_cpu_detect(void) { return DN_CPU_NEON; } /* every Apple M has the dot product */
+static unsigned detect(void) { return DN_CPU_NEON; } /* every Apple M has the dot product */
 #else
-unsigned dn_cpu_detect(void) { return 0; }
+static unsigned detect(void) { return 0; }
 #endif
+
+/* cpuid traps in virtual machines (25 us on one): ask once. The top bit marks a stored answer; racing threads store the same. */
+unsigned dn_cpu_detect(void) {
+    static atomic_uint known;
+    unsigned features = atomic_load_explicit(&known, memory_order_relaxed);
+    if (features) return features & ~ASKED;
+    features = detect();
+    atomic_store_explicit(&known, features | ASKED, memory_order_relaxed);
+    return features;
+}
 
 unsigned dn_isa_features(dn_isa isa) {
     switch (isa) {

@@ -21,17 +21,19 @@ enum {
 typedef struct scratch {
     __m256i acc[MAX_NR][MAX_MR][2]; /* 16 sums in pair order */
     int16_t wide[MAX_MR * PITCH];
+    int8_t viewed[BLOCK * 64]; /* bit views only: a panel's weights as they are seen, and entries that walk them in order */
+    dn_tap in_order[BLOCK];
 } scratch;
 
 /* Widens the entries' channels of all pixels. */
 typedef void stage_fn(int16_t *wide, const uint8_t *const *pixel, const dn_tap *taps, size_t count);
-/* Multiplies them with one panel; adds to acc if `resume`, else starts it. */
-typedef void tile_fn(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i (*acc)[2], int resume, const dn_conv_s8_job *job);
+/* Multiplies them with the first 4 * used channels of one panel; adds to acc if `resume`, else starts it. */
+typedef void tile_fn(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i (*acc)[2], int resume, int used);
 
 typedef struct shape {
     stage_fn *stage;
-    tile_fn *tile, *tile_view;
-    int mr, block; /* pixels; entries widened at a time */
+    tile_fn *tile;
+    int mr, steps;
 } shape;
 
 AVX2_INLINE __m256i broadcast4(const int16_t *p) {
@@ -46,12 +48,6 @@ AVX2_INLINE __m256i add(__m256i acc, __m256i product) {
     return acc;
 }
 
-AVX2_INLINE __m256i load_weights(const int8_t *p, int view, __m128i view_add, __m128i view_mask) {
-    __m128i w = _mm_loadu_si128((const __m128i *)p);
-    if (view) w = _mm_and_si128(_mm_adds_epi8(w, view_add), view_mask);
-    return _mm256_cvtepi8_epi16(w);
-}
-
 /* Pair sums of outputs 0-3 and 4-7 -> sums in pair order. */
 AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
     __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
@@ -62,10 +58,9 @@ AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
 
 /* `mr` pixels by one panel, in register tiles of `pixels` by 4 * `groups` outputs. In the buffer, channels lie `pitch` apart from pixel to pixel and `advance` from entry to
  * entry. Everything in lower case that is not an argument of the function is a constant. */
-#define TILE(name, mr, pixels, groups, steps, pitch, advance, view)                                                                                             \
-    AVX2 static void name(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i(*acc)[2], int resume, const dn_conv_s8_job *job) { \
-        const __m128i view_add = view ? _mm_set1_epi8(job->view_add) : _mm_setzero_si128(), view_mask = view ? _mm_set1_epi8(job->view_mask) : view_add;        \
-        for (int first = 0; first < 4; first += groups)                                                                                                         \
+#define TILE(name, mr, pixels, groups, steps, pitch, advance)                                                                                             \
+    AVX2 static void name(const int16_t *wide, const int8_t *weights, const dn_tap *taps, size_t count, __m256i(*acc)[2], int resume, int used) { \
+        for (int first = 0; first < used; first += groups)                                                                                                         \
             for (int base = 0; base < (mr); base += pixels) {                                                                                                   \
                 const int16_t *a = wide + base * (pitch);                                                                                                       \
                 const int8_t *panel = weights + 16 * first;                                                                                                     \
@@ -75,7 +70,7 @@ AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
                     const int8_t *w = panel + tap->weight;                                                                                                      \
                     UNROLL for (int k = 0; k < steps; k++) {                                                                                                    \
                         __m256i b[groups];                                                                                                                      \
-                        UNROLL for (int g = 0; g < groups; g++) b[g] = load_weights(w + 64 * k + 16 * g, view, view_add, view_mask);                            \
+                        UNROLL for (int g = 0; g < groups; g++) b[g] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 64 * k + 16 * g)));                            \
                         UNROLL for (int i = 0; i < pixels; i++) {                                                                                               \
                             __m256i v = broadcast4(a + i * (pitch) + 4 * k);                                                                                    \
                             UNROLL for (int g = 0; g < groups; g++) c[i][g] = add(c[i][g], _mm256_madd_epi16(v, b[g]));                                         \
@@ -122,19 +117,47 @@ AVX2_INLINE void widen1(int16_t *to, const uint8_t *p) {
 
 #define LIST(mr, pixels, groups, steps)                                                                                              \
     STAGE(stage_##mr##_##steps, mr, pixels, steps)                                                                                   \
-    TILE(tile_##mr##_##steps, mr, pixels, groups, steps, PITCH, 4 * steps, 0)                                                        \
-    TILE(tile_view_##mr##_##steps, mr, pixels, groups, steps, PITCH, 4 * steps, 1)                                                   \
-    static const shape shape_##mr##_##steps = {stage_##mr##_##steps, tile_##mr##_##steps, tile_view_##mr##_##steps, mr, BLOCK / steps};
-#define RUN(steps, stride)                                                                                                               \
-    STAGE_RUN(stage_run_##steps##_##stride, RUN_BYTES(8, steps, stride))                                                                 \
-    TILE(tile_run_##steps##_##stride, 8, 4, 2, steps, stride, RUN_BYTES(8, steps, stride), 0)                                            \
-    TILE(tile_run_view_##steps##_##stride, 8, 4, 2, steps, stride, RUN_BYTES(8, steps, stride), 1)                                       \
-    static const shape shape_run_##steps##_##stride = {stage_run_##steps##_##stride, tile_run_##steps##_##stride, tile_run_view_##steps##_##stride, 8, \
-                                                       8 * PITCH / RUN_BYTES(8, steps, stride)};
+    TILE(tile_##mr##_##steps, mr, pixels, groups, steps, PITCH, 4 * steps) \
+    static const shape shape_##mr##_##steps = {stage_##mr##_##steps, tile_##mr##_##steps, mr, steps};
+#define RUN(steps, stride) \
+    STAGE_RUN(stage_run_##steps##_##stride, RUN_BYTES(8, steps, stride)) \
+    TILE(tile_run_##steps##_##stride, 8, 4, 2, steps, stride, RUN_BYTES(8, steps, stride)) \
+    static const shape shape_run_##steps##_##stride = {stage_run_##steps##_##stride, tile_run_##steps##_##stride, 8, steps};
 LIST(1, 1, 4, 1) LIST(1, 1, 4, 4) LIST(2, 2, 4, 1) LIST(2, 2, 4, 4) LIST(4, 4, 2, 1) LIST(4, 4, 2, 4) LIST(6, 6, 2, 1) LIST(6, 6, 2, 4) LIST(8, 4, 2, 1) LIST(8, 4, 2, 4)
 RUN(1, 4) RUN(2, 8) RUN(3, 12) RUN(4, 16) RUN(3, 4) RUN(3, 8)
 
 /* ---- a call ---- */
+
+/* What the bit view makes of a panel's weights, packed in the order of the entries: once per call, so that the inner loop need not know. */
+AVX2 static const int8_t *view_panel(scratch *t, const dn_conv_s8_job *job, const int8_t *weights, const dn_tap *taps, size_t count, int steps) {
+    const __m256i add8 = _mm256_set1_epi8(job->view_add), mask = _mm256_set1_epi8(job->view_mask);
+    int8_t *to = t->viewed;
+    for (size_t i = 0; i < count; i++)
+        for (int k = 0; k < 2 * steps; k++, to += 32) {
+            const __m256i w = _mm256_loadu_si256((const __m256i *)(weights + taps[i].weight + 32 * k));
+            _mm256_storeu_si256((__m256i *)to, _mm256_and_si256(_mm256_adds_epi8(w, add8), mask));
+        }
+    return t->viewed;
+}
+
+AVX2 static void accumulate(scratch *t, const dn_conv_s8_job *job, const shape *s, const uint8_t *const *pixel, int nr, int view) {
+    const size_t block = (size_t)(BLOCK / s->steps);
+    if (view)
+        for (size_t i = 0; i < block && i < job->tap_count; i++) t->in_order[i].weight = (int32_t)i * 64 * s->steps;
+    size_t first = 0;
+    do {
+        const dn_tap *taps = job->taps + first;
+        const size_t count = job->tap_count - first < block ? job->tap_count - first : block;
+        s->stage(t->wide, pixel, taps, count);
+        for (int panel = 0; panel < nr; panel++) {
+            const int8_t *weights = job->weights + (size_t)panel * job->panel_stride;
+            const int used = panel == nr - 1 ? (job->last + 3) / 4 : 4;
+            if (view) s->tile(t->wide, view_panel(t, job, weights, taps, count, s->steps), t->in_order, count, t->acc[panel], first != 0, used);
+            else s->tile(t->wide, weights, taps, count, t->acc[panel], first != 0, used);
+        }
+        first += count;
+    } while (first < job->tap_count);
+}
 
 AVX2 static void conv(const dn_conv_s8_job *job, const shape *s, int nr, int form, int view) {
     const uint8_t *pixel[MAX_MR];
@@ -146,15 +169,9 @@ AVX2 static void conv(const dn_conv_s8_job *job, const shape *s, int nr, int for
         residual[i] = !adds ? 0 : form == DN_FORM_ROW ? i * job->residual_step : job->residual_offset[i];
     }
     scratch t;
-    tile_fn *tile = view ? s->tile_view : s->tile;
-    size_t first = 0;
-    do {
-        const dn_tap *taps = job->taps + first;
-        size_t count = job->tap_count - first < (size_t)s->block ? job->tap_count - first : (size_t)s->block;
-        s->stage(t.wide, pixel, taps, count);
-        for (int panel = 0; panel < nr; panel++) tile(t.wide, job->weights + (size_t)panel * job->panel_stride, taps, count, t.acc[panel], first != 0, job);
-        first += count;
-    } while (first < job->tap_count);
+    if (job->last <= 8) /* channels nobody computes still go through the epilogue */
+        for (int i = 0; i < s->mr; i++) t.acc[nr - 1][i][0] = t.acc[nr - 1][i][1] = _mm256_setzero_si256();
+    accumulate(&t, job, s, pixel, nr, view);
     for (int panel = 0; panel < nr; panel++) finish_panel(job, (const __m256i(*)[2])t.acc[panel], panel, s->mr, panel == nr - 1 ? job->last : 16, out, residual, 1);
 }
 

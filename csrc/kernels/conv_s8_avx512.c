@@ -1,7 +1,7 @@
 /* conv_s8_avx512.c - int8 convolution with AVX-512 VNNI: one vpdpbusd makes 64 products, exactly.
  *
- * A tile is mr pixels by nr panels; a step loads nr weight vectors and broadcasts 4 channels of each pixel. The load ports want mr + nr <= mr * nr / 1 per step, which 16 x 1
- * misses: it is for layers of 16 outputs only, where the constant forms save what can be saved around it. vpdpbusd is written in assembly because gcc 12 otherwise
+ * A tile is mr pixels by nr panels; a step loads nr weight vectors and broadcasts 4 channels of each pixel. Loads keep up with products while
+ * mr + nr <= mr * nr, which 16 x 1 misses: it is for layers of 16 outputs only, where the constant forms save what can be saved around it. vpdpbusd is written in assembly because gcc 12 otherwise
  * inserts two register copies per product (its partial redundancy elimination splits the accumulators' live ranges). */
 #include "kernels/kernels.h"
 

@@ -22,21 +22,34 @@ AVX2_INLINE void copy_tail(uint8_t *to, const uint8_t *from, int n) {
     if (n & 1) *to = *from;
 }
 
+AVX2_INLINE int first_four(__m128i bytes) { return _mm_cvtsi128_si32(bytes); }
+
+/* Whole lanes of 4 channels go through registers: a detour over memory would wait for the store before it. */
 AVX2_INLINE __m128i load_bytes(const uint8_t *p, int n) {
+    int32_t four;
     if (n >= 16) return _mm_loadu_si128((const __m128i *)p);
+    if (n == 8) return _mm_loadl_epi64((const __m128i *)p);
+    if (n == 4 || n == 12) {
+        memcpy(&four, p + n - 4, 4);
+        return n == 4 ? _mm_cvtsi32_si128(four) : _mm_insert_epi32(_mm_loadl_epi64((const __m128i *)p), four, 2);
+    }
     uint8_t tail[16] = {0};
     copy_tail(tail, p, n);
     return _mm_loadu_si128((const __m128i *)tail);
 }
 
 AVX2_INLINE void store_bytes(uint8_t *p, __m128i bytes, int n) {
+    uint8_t tail[16];
     if (n >= 16) {
         _mm_storeu_si128((__m128i *)p, bytes);
-        return;
+    } else if (n % 4 == 0) {
+        const int last = first_four(n == 4 ? bytes : n == 8 ? _mm_srli_si128(bytes, 4) : _mm_srli_si128(bytes, 8));
+        if (n > 4) _mm_storel_epi64((__m128i *)p, bytes);
+        memcpy(p + n - 4, &last, 4);
+    } else {
+        _mm_storeu_si128((__m128i *)tail, bytes);
+        copy_tail(p, tail, n);
     }
-    uint8_t tail[16];
-    _mm_storeu_si128((__m128i *)tail, bytes);
-    copy_tail(p, tail, n);
 }
 
 /* All ones in the first n lanes. */
@@ -122,7 +135,7 @@ AVX2_INLINE void finish_pixels(const dn_conv_s8_job *job, const __m256i (*acc)[2
         finish_u8(acc[i][0], acc[i][1], e, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (uint8_t *)job->output + out[i] + channel, n);
 }
 
-/* A convolution's sums of mr pixels x n channels of one panel, to where `out` says; a full panel gets code of its own. */
+/* A convolution's sums of mr pixels x n channels of one panel, to where `out` says; a full panel and half a one get code of their own. */
 AVX2_INLINE void finish_panel(const dn_conv_s8_job *job, const __m256i (*acc)[2], int panel, int mr, int n, const ptrdiff_t *out, const ptrdiff_t *residual, int paired) {
     const int channel = 16 * panel;
     const epilogue16 e = epilogue16_load(&job->epilogue, channel, paired);
@@ -130,6 +143,7 @@ AVX2_INLINE void finish_panel(const dn_conv_s8_job *job, const __m256i (*acc)[2]
         for (int i = 0; i < mr; i++)
             finish_f32(acc[i][0], acc[i][1], &e, e.flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (float *)job->output + out[i] + channel, n);
     else if (n == 16) finish_pixels(job, acc, &e, channel, mr, 16, out, residual);
+    else if (n == 8) finish_pixels(job, acc, &e, channel, mr, 8, out, residual);
     else finish_pixels(job, acc, &e, channel, mr, n, out, residual);
 }
 

@@ -111,6 +111,8 @@ static dn_status measure_norm(dn_calibration *c, dn_error *err) {
         if (c->channel[lane] < 0) continue;
         size_t at = (size_t)norm->norm_offset + (size_t)c->channel[lane];
         if (!isfinite(mean[lane]) || !isfinite(variance[lane])) return dn_fail(err, DN_ENONFINITE, "%s: calibration images give channel %d mean %g", norm->name, c->channel[lane], mean[lane]);
+        if (c->options->mean_shift) mean[lane] += (double)c->options->mean_shift[at];
+        if (c->options->variance_ratio) variance[lane] *= (double)c->options->variance_ratio[at];
         c->tables->mean[at] = (float)mean[lane];
         c->tables->variance[at] = (float)variance[lane];
     }
@@ -132,13 +134,13 @@ static double clip_error(const int64_t *bins, double peak, double limit, double 
 }
 
 static double choose_limit(const dn_calibration *c, const int64_t *bins, double peak, double levels) {
-    if (c->range == DN_RANGE_MINMAX || peak <= 0) return peak;
-    if (c->range == DN_RANGE_PERCENTILE) {
+    if (c->options->range == DN_RANGE_MINMAX || peak <= 0) return peak;
+    if (c->options->range == DN_RANGE_PERCENTILE) {
         int64_t total = 0, seen = 0;
         for (int32_t i = 0; i < DN_BINS; i++) total += bins[i];
         for (int32_t i = 0; i < DN_BINS; i++) {
             seen += bins[i];
-            if ((double)seen >= (double)total * c->percentile / 100) return (i + 1) * peak / DN_BINS;
+            if ((double)seen >= (double)total * c->options->percentile / 100) return (i + 1) * peak / DN_BINS;
         }
         return peak;
     }
@@ -278,16 +280,16 @@ static dn_status calibrate(dn_calibration *c, const dn_plan *plan, const dn_subn
     return DN_OK;
 }
 
-dn_status dn_calibrate(const dn_plan *plan, const dn_subnet *subnet, const void *images, dn_dtype dtype, size_t n, dn_range range, double percentile, dn_tables *tables, int32_t threads,
+dn_status dn_calibrate(const dn_plan *plan, const dn_subnet *subnet, const void *images, dn_dtype dtype, size_t n, const dn_calibration_options *options, dn_tables *tables,
                        const dn_poll *poll, dn_error *err) {
     if (n < 1) return dn_fail(err, DN_EINVAL, "calibration needs at least one image");
     if (dtype == DN_U8 && !plan->input_table) return dn_fail(err, DN_EINVAL, "uint8 images need a network with Preprocess; pass preprocessed float32");
-    if (threads < 1 || threads > 64) return dn_fail(err, DN_EINVAL, "threads is %d: it must be 1 to 64", threads);
-    if (!(percentile > 0 && percentile <= 100)) return dn_fail(err, DN_EINVAL, "percentile is %g: it must be above 0 and at most 100", percentile);
+    if (options->threads < 1 || options->threads > 64) return dn_fail(err, DN_EINVAL, "threads is %d: it must be 1 to 64", options->threads);
+    if (!(options->percentile > 0 && options->percentile <= 100)) return dn_fail(err, DN_EINVAL, "percentile is %g: it must be above 0 and at most 100", options->percentile);
     if (plan->has_int8 && !tables->scale) return dn_fail(err, DN_EINVAL, "a quantised network needs a table of scales");
     dn_fpenv saved = dn_fpenv_enter();
     const dn_node *input = &plan->graph->nodes[0];
-    dn_calibration c = {.tables = tables, .images = n, .threads = threads, .range = range, .percentile = percentile, .poll = poll,
+    dn_calibration c = {.tables = tables, .images = n, .threads = options->threads, .options = options, .poll = poll,
                         .image_bytes = (size_t)input->height * (size_t)input->width * (size_t)input->channels * (dtype == DN_U8 ? 1 : sizeof(float)),
                         .run = {.plan = plan, .input = images, .dtype = dtype, .threads = 1}};
     dn_status status = calibrate(&c, plan, subnet, err);

@@ -20,8 +20,7 @@ typedef struct dn_calibration {
     float *peaks;       /* [images][groups] */
     int32_t *channel;   /* [lanes] full channel, -1: padding */
     int32_t threads;
-    dn_range range;
-    double percentile;
+    const dn_calibration_options *options;
     const dn_poll *poll;
     /* the current step */
     dn_step *step;

@@ -54,7 +54,8 @@ static void depthwise_s8(const dn_calibration *c, const dn_run_context *run, flo
                     int32_t iy = y * node->stride_h - node->pad_top + t / node->kernel_w * node->dilation_h, ix = x * node->stride_w - node->pad_left + t % node->kernel_w * node->dilation_w;
                     bool inside = iy >= 0 && iy < step->in.height && ix >= 0 && ix < step->in.width;
                     int32_t a = inside ? dn_map_at(run->arena, &step->in, iy, ix)[lane] : step->in.zero;
-                    acc += a * clip_view(step, weights[(lane / PANEL * taps + t) * PANEL + lane % PANEL]);
+                    int32_t channel = c->channel[lane] < 0 ? 0 : c->channel[lane];
+                    acc += a * clip_view(step, weights[(channel / PANEL * taps + t) * PANEL + channel % PANEL]);
                 }
                 *out++ = fmaf((float)acc, scale[lane], bias[lane]);
             }

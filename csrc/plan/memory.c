@@ -30,7 +30,7 @@ static dn_status find_lifetimes(dn_binding *b, dn_error *err) {
     point->step_count = 0;
     for (int32_t k = 0; k < plan->op_count; k++) {
         const dn_plan_op *op = &plan->ops[k];
-        if (b->skip[op->node]) continue;
+        if (b->skip[op->node] && op->kind != DN_DO_OUTPUT) continue;
         int32_t number = point->step_count++, value;
         point->steps[number] = (dn_step){.op = k};
         for (int32_t r = 0; (value = dn_op_read(b, op, r)) >= 0; r++) {

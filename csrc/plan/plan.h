@@ -156,7 +156,7 @@ double dn_scale_of(const dn_binding *b, int32_t tensor, int32_t group);
 /* Channel groups of a tensor at the point, and the number of channels of each (the whole tensor where it is not grouped). */
 int32_t dn_channel_groups(const dn_binding *b, int32_t tensor, int32_t *channels);
 
-/* ---- run.c and its parts ---- */
+/* ---- engine.c and what it drives ---- */
 typedef struct dn_run_context {
     const dn_plan *plan;
     const dn_point *point;
@@ -173,7 +173,7 @@ void dn_run_conv(const dn_run_context *run, const dn_step *step);      /* run_co
 void dn_run_depthwise(const dn_run_context *run, const dn_step *step); /* run_depthwise.c */
 void dn_run_pixels(const dn_run_context *run, const dn_step *step);    /* run_pixels.c: everything else */
 /* The halo beside rows [begin, end): left and right columns; with the first and the last row also the rows above and below. */
-void dn_fill_halo(uint8_t *base, const dn_map *map, int32_t begin, int32_t end); /* run.c */
+void dn_fill_halo(uint8_t *base, const dn_map *map, int32_t begin, int32_t end); /* engine.c */
 
 /* Value numbers. */
 static inline int32_t dn_value(int32_t tensor, bool u8) { return 2 * tensor + u8; }
@@ -193,6 +193,10 @@ static inline uint8_t *dn_map_at(uint8_t *base, const dn_map *map, int32_t y, in
     return base + map->offset + (map->u8 ? element : element * 4);
 }
 
+/* Whether the taps of a kernel row lie side by side in input and weights, so that they are one run of channels: nothing sliced, one segment, no dilation. runs is the step's list. */
+static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {
+    return op->int8 && step->parts == 1 && !op->partial && node->dilation_w == 1 && lanes == step->in.pixel && (size_t)lanes * 16 == op->tap_stride;
+}
 /* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */
 void dn_conv_choose(dn_binding *b, dn_step *step); /* tile.c */
 /* The tiles a convolution step uses, " 6x16" or " 6x16+6x8", for describing. */

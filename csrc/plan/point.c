@@ -24,11 +24,22 @@ static dn_status check_tables(const dn_binding *b, dn_error *err) {
     return DN_OK;
 }
 
+/* A dense int8 layer that does not add up its groups reads all of them with one scale. */
+static dn_status check_common_scale(const dn_binding *b, const dn_plan_op *op, dn_error *err) {
+    if (op->kind != DN_DO_CONV || !op->int8 || op->partial || op->group_in) return DN_OK;
+    int32_t unused, input = dn_op_input(b->plan, op), groups = dn_channel_groups(b, b->root[input], &unused);
+    for (int32_t g = 1; g < groups; g++)
+        if (dn_scale_of(b, input, g) != dn_scale_of(b, input, 0))
+            return dn_fail(err, DN_EPOINT, "%s reads channel groups of different scales; recalibrate the point", b->plan->graph->nodes[op->node].name);
+    return DN_OK;
+}
+
 static dn_status check_scales(const dn_binding *b, dn_error *err) {
     const dn_graph *graph = b->plan->graph;
     if (b->plan->has_int8 && !b->tables->scale) return dn_fail(err, DN_EPOINT, "a quantised network needs activation scales at every point; recalibrate it");
     for (int32_t k = 0; k < b->point->step_count; k++) {
         const dn_plan_op *op = &b->plan->ops[b->point->steps[k].op];
+        DN_TRY(check_common_scale(b, op, err));
         if (op->kind == DN_DO_OUTPUT || !dn_op_writes_u8(op)) continue;
         int32_t unused, groups = dn_channel_groups(b, op->output, &unused);
         for (int32_t g = 0; g < groups; g++) {
@@ -92,7 +103,10 @@ static void describe_steps(dn_binding *b) {
         step->bits = b->subnet->bits && op->int8 && step->macs ? b->subnet->bits[op->node] : 8;
         step->view_add = step->bits == 8 ? 0 : (int8_t)(1 << (7 - step->bits));
         step->view_mask = (int8_t)(0xff << (8 - step->bits));
-        if (op->kind == DN_DO_CONV) dn_conv_choose(b, step);
+        if (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE) {
+            step->parts = op->group_in ? 1 : b->plan->graph->nodes[b->root[dn_op_input(b->plan, op)]].segment_count;
+            if (op->kind == DN_DO_CONV) dn_conv_choose(b, step);
+        }
     }
 }
 

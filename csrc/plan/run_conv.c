@@ -66,6 +66,12 @@ static size_t list_s8(const walk *w, int32_t pass, int32_t steps, dn_tap *taps) 
     const dn_segment_run *runs;
     int32_t count = pass_runs(w, pass, &single, &runs);
     dn_tap *next = taps;
+    if (dn_conv_rows_join(w->op, node, w->step, runs[0].lanes)) {
+        int32_t row = node->kernel_w * runs[0].lanes;
+        for (int32_t kh = 0; kh < node->kernel_h; kh++)
+            for (int32_t c = 0; c < row; c += 4 * steps) *next++ = (dn_tap){kh * node->dilation_h * w->step->in.row + c, (kh * row + c) * PANEL};
+        return (size_t)(next - taps) / (size_t)node->kernel_h;
+    }
     for (int32_t kh = 0; kh < node->kernel_h; kh++)
         for (int32_t kw = 0; kw < node->kernel_w; kw++) {
             int32_t input = kh * node->dilation_h * w->step->in.row + kw * node->dilation_w * w->step->in.pixel;

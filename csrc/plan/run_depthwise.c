@@ -24,8 +24,8 @@ static void clip_rows(const dn_node *node, const dn_map *in, int32_t top, int32_
     while (*end > *begin && top + (*end - 1) * node->dilation_h >= in->height + in->bottom) --*end;
 }
 
-/* Channels [begin, begin + count) of one output row. */
-static void run_channels(const rows *r, int32_t y, const dn_scalars *s, int32_t begin, int32_t count) {
+/* Lanes [begin, begin + count) of one output row, whose first channel at full width is `channel`. */
+static void run_lanes(const rows *r, int32_t y, const dn_scalars *s, int32_t begin, int32_t count, int32_t channel) {
     const dn_run_context *run = r->run;
     const dn_step *step = r->step;
     const dn_plan_op *op = &run->plan->ops[step->op];
@@ -35,7 +35,7 @@ static void run_channels(const rows *r, int32_t y, const dn_scalars *s, int32_t 
     const uint8_t *in = dn_map_at(run->arena, &step->in, top, -node->pad_left), *residual = step->has_second ? dn_map_at(run->arena, &step->second, y, 0) : NULL;
     uint8_t *out = dn_map_at(run->target, &step->out, y, 0);
     const uint8_t *weights = run->plan->blob + op->weight_offset;
-    size_t skip = (size_t)(begin / PANEL * node->kernel_h * node->kernel_w * PANEL + begin % PANEL);
+    size_t skip = (size_t)(channel / PANEL * node->kernel_h * node->kernel_w * PANEL + channel % PANEL);
     dn_epilogue epilogue = epilogue_of(run, step, s, begin);
     if (op->int8) {
         run->plan->kernels.dwconv_s8->run(&(dn_dwconv_s8_job){
@@ -53,14 +53,18 @@ static void run_channels(const rows *r, int32_t y, const dn_scalars *s, int32_t 
     }
 }
 
-/* Group by group; a group that begins inside a panel is cut at the panel's end. */
+/* Segment by segment and group by group, since weights stand by full channel and scalars belong to groups; what begins inside a panel is cut at the panel's end. */
 static void run_row(const rows *r, int32_t y) {
-    const dn_scalars *scalars = (const dn_scalars *)(const void *)(r->run->point->tables + r->step->scalars);
-    for (const dn_scalars *s = scalars; s < scalars + r->step->groups; s++)
-        for (int32_t begin = s->begin, end = s->begin + s->count, stop; begin < end; begin = stop) {
-            stop = begin % PANEL ? (begin / PANEL + 1) * PANEL : end;
-            if (stop > end) stop = end;
-            run_channels(r, y, s, begin, stop - begin);
+    const dn_scalars *s = (const dn_scalars *)(const void *)(r->run->point->tables + r->step->scalars), *last = s + r->step->groups - 1;
+    const dn_segment_run *runs = (const dn_segment_run *)(const void *)(r->run->point->tables + r->step->extra);
+    for (int32_t k = 0; k < r->step->parts; k++)
+        for (int32_t at = 0, stop; at < runs[k].lanes; at = stop) {
+            int32_t channel = runs[k].weight + at, lane = runs[k].lane + at;
+            stop = channel % PANEL ? at + PANEL - channel % PANEL : runs[k].lanes;
+            if (stop > runs[k].lanes) stop = runs[k].lanes;
+            while (s < last && lane >= s->begin + s->count) s++;
+            if (s < last && runs[k].lane + stop > s->begin + s->count) stop = s->begin + s->count - runs[k].lane;
+            run_lanes(r, y, s, lane, stop - at, channel);
         }
 }
 

@@ -141,12 +141,11 @@ static int64_t weight_sum(const dn_plan *plan, const dn_plan_op *op, const dn_st
     return sum;
 }
 
-static int32_t make_runs(dn_binding *b, const dn_plan_op *op, dn_step *step) {
+static void make_runs(dn_binding *b, const dn_plan_op *op, dn_step *step) {
     const dn_graph *graph = b->plan->graph;
     const dn_node *input = &graph->nodes[b->root[dn_op_input(b->plan, op)]];
-    int32_t count = op->group_in ? 1 : input->segment_count, lane = 0, weight = 0;
+    int32_t count = step->parts, lane = 0, weight = 0;
     void *memory;
-    step->parts = count;
     step->extra = dn_tables_take(b, (size_t)count * sizeof(dn_segment_run), &memory);
     dn_segment_run *runs = memory;
     for (int32_t s = 0; runs && s < count; s++) {
@@ -154,9 +153,8 @@ static int32_t make_runs(dn_binding *b, const dn_plan_op *op, dn_step *step) {
         int32_t filled = (int32_t)dn_round_up((size_t)channels, 4), full = op->group_in ? op->group_in : input->segments[s].full;
         runs[s] = (dn_segment_run){.lane = lane, .lanes = filled, .weight = weight, .channels = channels};
         lane += filled;
-        weight += op->int8 ? (int32_t)dn_round_up((size_t)full, 4) : full;
+        weight += op->int8 && op->kind == DN_DO_CONV ? (int32_t)dn_round_up((size_t)full, 4) : full; /* depthwise weights stand by channel */
     }
-    return count;
 }
 
 /* Scale and bias of one output channel. raw: as if nothing were fused and the output were real. */
@@ -220,7 +218,7 @@ static void conv_tables(dn_binding *b, const dn_plan_op *op, dn_step *step) {
     int32_t per_group = groups > 1 ? op->group_out : step->out.channels;
     int32_t passes = op->partial ? in_groups : 1;
     void *memory;
-    if (op->kind == DN_DO_CONV) make_runs(b, op, step);
+    make_runs(b, op, step);
     if (op->kind == DN_DO_DEPTHWISE) groups = dn_channel_groups(b, op->output, &per_group);
     if (op->kind == DN_DO_DEPTHWISE) per_group = groups > 1 ? per_group : step->out.pixel; /* tables follow the lanes */
     step->table_channels = (size_t)groups * (op->kind == DN_DO_DEPTHWISE ? (size_t)per_group : dn_round_up((size_t)per_group, PANEL)) * (size_t)passes;

@@ -90,6 +90,7 @@ static shape shape_of(const dn_binding *b, const dn_step *step) {
     for (int32_t k = 0; k < input->segment_count; k++) s.chunk = gcd(s.chunk, (int32_t)dn_round_up((size_t)b->subnet->active[input->segments[k].space], 4) / 4);
     if (op->group_in) s.chunk = lanes / 4;
     if (op->partial && dn_channel_groups(b, b->root[node->inputs[0]], &width) >= 1) s.chunk = (int32_t)dn_round_up((size_t)width, 4) / 4;
+    if (dn_conv_rows_join(op, node, step, lanes)) s.chunk *= node->kernel_w;
     s.steps = (float)(node->kernel_h * node->kernel_w) * (float)(op->int8 ? lanes / 4 : lanes);
     return s;
 }

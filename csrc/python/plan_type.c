@@ -179,49 +179,63 @@ static int read_range(const char *name, dn_range *range) {
     return -1;
 }
 
-static dn_status calibrate_unlocked(plan_object *self, const dn_graph *graph, const dn_subnet *subnet, PyArrayObject *images, dn_dtype dtype, dn_range range, double percentile, int threads,
+static dn_status calibrate_unlocked(plan_object *self, const dn_graph *graph, const dn_subnet *subnet, PyArrayObject *images, const dn_calibration_options *options,
                                     const table_arrays *t, dn_error *err) {
     dn_tensor_info input;
     dn_graph_tensor(graph, 0, &input);
     size_t n = (size_t)(PyArray_SIZE(images) / ((npy_intp)input.height * input.width * input.channels));
+    dn_dtype dtype = PyArray_TYPE(images) == NPY_UINT8 ? DN_U8 : DN_F32;
     dn_tables tables = {PyArray_DATA(t->mean), PyArray_DATA(t->variance), t->scale ? PyArray_DATA(t->scale) : NULL};
     dn_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = dn_calibrate(self->plan, subnet, PyArray_DATA(images), dtype, n, range, percentile, &tables, threads, &dn_py_poll, err);
+    status = dn_calibrate(self->plan, subnet, PyArray_DATA(images), dtype, n, options, &tables, &dn_py_poll, err);
     Py_END_ALLOW_THREADS
     return status;
 }
 
-static PyObject *plan_calibrate(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"active", "bits", "depth", "images", "range", "percentile", "threads", NULL};
+/* A correction of the statistics, or None. 0 or -1. */
+static int read_correction(PyObject *object, npy_intp channels, const char *name, const float **out) {
+    int ok;
+    PyArrayObject *array = dn_py_array_or_none(object, NPY_FLOAT32, 1, name, &ok);
+    *out = array ? PyArray_DATA(array) : NULL;
+    if (!ok || !array || PyArray_SIZE(array) == channels) return ok ? 0 : -1;
+    PyErr_Format(PyExc_ValueError, "%s needs %zd entries", name, (Py_ssize_t)channels);
+    return -1;
+}
+
+static PyObject *calibrated_tables(PyObject *object, const dn_graph *graph, const dn_subnet *subnet, PyArrayObject *images, const dn_calibration_options *options) {
     plan_object *self = (plan_object *)object;
-    module_state *state = dn_py_state(object);
-    PyObject *active, *bits, *depth, *image_object;
-    const char *range_name = "mse";
-    double percentile = 99.99;
-    int threads = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|sdi:calibrate", names, &active, &bits, &depth, &image_object, &range_name, &percentile, &threads)) return NULL;
-    const dn_graph *graph = dn_py_graph(self->graph, state);
-    dn_subnet subnet;
-    dn_range range;
-    dn_dtype dtype;
-    if (dn_py_subnet(graph, active, bits, depth, &subnet) < 0 || read_range(range_name, &range) < 0) return NULL;
-    if (!PyArray_Check(image_object)) return PyErr_Format(PyExc_TypeError, "images must be a NumPy array");
-    if (dn_py_image_dtype((PyArrayObject *)image_object, "images", &dtype) < 0) return NULL;
-    PyArrayObject *images = dn_py_array(image_object, dtype == DN_U8 ? NPY_UINT8 : NPY_FLOAT32, -1, "images");
-    if (!images) return NULL;
     npy_intp channels = dn_graph_norm_channels(graph), shape[2] = {dn_graph_nodes(graph), dn_graph_groups(graph)};
     table_arrays t = {(PyArrayObject *)PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0), (PyArrayObject *)PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0),
                       (PyArrayObject *)PyArray_ZEROS(2, shape, NPY_FLOAT32, 0)};
     dn_error err = {0};
     dn_status status = DN_ENOMEM;
-    if (t.mean && t.variance && t.scale) status = calibrate_unlocked(self, graph, &subnet, images, dtype, range, percentile, threads, &t, &err);
+    if (t.mean && t.variance && t.scale) status = calibrate_unlocked(self, graph, subnet, images, options, &t, &err);
     if (status == DN_OK && !dn_plan_is_quantised(self->plan)) Py_SETREF(t.scale, (PyArrayObject *)Py_NewRef(Py_None));
     if (status == DN_OK) return Py_BuildValue("(NNN)", t.mean, t.variance, t.scale);
     Py_XDECREF(t.mean);
     Py_XDECREF(t.variance);
     Py_XDECREF(t.scale);
-    return dn_py_raise(state, status, &err);
+    return dn_py_raise(dn_py_state(object), status, &err);
+}
+
+static PyObject *plan_calibrate(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"active", "bits", "depth", "images", "range", "percentile", "threads", "mean_shift", "variance_ratio", NULL};
+    PyObject *active, *bits, *depth, *image_object, *shift = NULL, *ratio = NULL;
+    const char *range_name = "mse";
+    dn_calibration_options options = {.percentile = 99.99, .threads = 1};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|sdiOO:calibrate", names, &active, &bits, &depth, &image_object, &range_name, &options.percentile, &options.threads, &shift, &ratio))
+        return NULL;
+    const dn_graph *graph = dn_py_graph(((plan_object *)object)->graph, dn_py_state(object));
+    dn_subnet subnet;
+    dn_dtype dtype;
+    npy_intp channels = dn_graph_norm_channels(graph);
+    if (dn_py_subnet(graph, active, bits, depth, &subnet) < 0 || read_range(range_name, &options.range) < 0) return NULL;
+    if (read_correction(shift, channels, "mean_shift", &options.mean_shift) < 0 || read_correction(ratio, channels, "variance_ratio", &options.variance_ratio) < 0) return NULL;
+    if (!PyArray_Check(image_object)) return PyErr_Format(PyExc_TypeError, "images must be a NumPy array");
+    if (dn_py_image_dtype((PyArrayObject *)image_object, "images", &dtype) < 0) return NULL;
+    PyArrayObject *images = dn_py_array(image_object, dtype == DN_U8 ? NPY_UINT8 : NPY_FLOAT32, -1, "images");
+    return images ? calibrated_tables(object, graph, &subnet, images, &options) : NULL;
 }
 
 static void point_dealloc(PyObject *object) {
@@ -263,7 +277,7 @@ static PyObject *get_threads(PyObject *object, void *unused) { return (void)unus
 static PyMethodDef plan_methods[] = {
     {"bind", (PyCFunction)(void (*)(void))plan_bind, METH_FASTCALL, "bind($self, active, bits, depth, mean, variance, scale, /)\n--\n\nA Point; no weight is touched."},
     {"calibrate", (PyCFunction)(void (*)(void))plan_calibrate, METH_VARARGS | METH_KEYWORDS,
-     "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1)\n--\n\nMean, variance and scale of a point, layer by layer from images."},
+     "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1, mean_shift=None, variance_ratio=None)\n--\n\nMean, variance and scale of a point, layer by layer from images."},
     {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef plan_getset[] = {

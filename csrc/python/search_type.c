@@ -57,12 +57,13 @@ static int claim(nsga2_object *self) {
 }
 
 static PyObject *nsga2_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"lower", "upper", "integer", "objectives", "constraints", "population", "crossover_probability", "crossover_eta", "mutation_probability", "mutation_eta", "seed", NULL};
+    static char *names[] = {"lower", "upper", "integer", "objectives", "constraints", "population", "crossover_probability", "crossover_eta", "mutation_probability", "mutation_eta",
+                            "seed", NULL};
     PyObject *lower_object, *upper_object, *integer_object;
     dn_nsga2_options options = {0};
     unsigned long long seed;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOiiiddddK:NSGA2", names, &lower_object, &upper_object, &integer_object, &options.objectives, &options.constraints, &options.population,
-                                     &options.crossover_probability, &options.crossover_eta, &options.mutation_probability, &options.mutation_eta, &seed))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOiiiddddK:NSGA2", names, &lower_object, &upper_object, &integer_object, &options.objectives, &options.constraints,
+                                     &options.population, &options.crossover_probability, &options.crossover_eta, &options.mutation_probability, &options.mutation_eta, &seed))
         return NULL;
     PyArrayObject *lower = dn_py_array(lower_object, NPY_FLOAT64, 1, "lower"), *upper = lower ? dn_py_array(upper_object, NPY_FLOAT64, 1, "upper") : NULL;
     PyArrayObject *integer = upper ? dn_py_array(integer_object, NPY_BOOL, 1, "integer") : NULL;
@@ -262,7 +263,8 @@ static PyMemberDef nsga2_members[] = {
 };
 
 static PyType_Slot nsga2_slots[] = {
-    {Py_tp_doc, "NSGA2(lower, upper, integer, objectives, constraints, population, crossover_probability, crossover_eta, mutation_probability, mutation_eta, seed)\n--\n\nNSGA-II by ask and tell."},
+    {Py_tp_doc, "NSGA2(lower, upper, integer, objectives, constraints, population, crossover_probability, crossover_eta, mutation_probability, mutation_eta, seed)\n--\n\n"
+                "NSGA-II by ask and tell."},
     {Py_tp_new, nsga2_new},
     {Py_tp_dealloc, nsga2_dealloc},
     {Py_tp_traverse, nsga2_traverse},

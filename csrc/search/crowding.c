@@ -12,7 +12,8 @@
 dn_status dn_crowder_init(dn_crowder *c, size_t rows, dn_error *err) {
     *c = (dn_crowder){0};
     if (rows > INT32_MAX) return dn_fail(err, DN_EINVAL, "%zu rows, the most is %d", rows, INT32_MAX);
-    DN_TRY(DN_NEW(&c->items, rows, err));
+    DN_TRY(DN_NEW(&c->sorted, rows, err));
+    DN_TRY(DN_NEW(&c->label, rows, err));
     DN_TRY(DN_NEW(&c->scratch, rows, err));
     DN_TRY(DN_NEW(&c->start, rows + 1, err));
     DN_TRY(DN_NEW(&c->next, rows, err));
@@ -21,7 +22,7 @@ dn_status dn_crowder_init(dn_crowder *c, size_t rows, dn_error *err) {
 }
 
 void dn_crowder_free(dn_crowder *c) {
-    void *owned[] = {c->items, c->scratch, c->start, c->next, c->group, c->order};
+    void *owned[] = {c->sorted, c->scratch, c->label, c->start, c->next, c->group, c->order};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) dn_free(owned[i]);
     *c = (dn_crowder){0};
 }
@@ -36,15 +37,17 @@ static int has_nan(const double *row, size_t m) {
 /* Numbers the ranks 0, 1, ... without gaps (they may be any integers); returns the number of groups. Rows with NaN get group UINT32_MAX. */
 static size_t make_groups(dn_crowder *c, const double *f, const int32_t *rank, size_t n, size_t m) {
     size_t used = 0, groups = 0;
+    for (size_t i = 0; i < n; i++) c->label[i] = rank[i];
+    uint64_t mask = dn_sort_rows(c->sorted, c->scratch, c->label, n, 1, 1);
+    double last = NAN;
     for (size_t i = 0; i < n; i++) {
-        c->group[i] = UINT32_MAX;
-        if (has_nan(f + i * m, m)) continue;
-        c->items[used++] = (dn_sort_item){.key = (uint32_t)rank[i] ^ 0x80000000u, .index = (uint32_t)i};
-    }
-    dn_sort(c->items, c->scratch, used);
-    for (size_t i = 0; i < used; i++) {
-        if (i == 0 || c->items[i].key != c->items[i - 1].key) c->start[groups++] = (uint32_t)i;
-        c->group[c->items[i].index] = (uint32_t)(groups - 1);
+        size_t row = c->sorted[i] & mask;
+        c->group[row] = UINT32_MAX;
+        if (has_nan(f + row * m, m)) continue;
+        if (c->label[row] != last) c->start[groups++] = (uint32_t)used;
+        last = c->label[row];
+        c->group[row] = (uint32_t)(groups - 1);
+        used++;
     }
     c->start[groups] = (uint32_t)used;
     return groups;
@@ -64,25 +67,23 @@ static void add_gaps(const uint32_t *order, size_t size, const double *f, size_t
 }
 
 void dn_crowder_run(dn_crowder *c, const double *f, const int32_t *rank, size_t n, size_t m, double *distance) {
-    size_t groups = make_groups(c, f, rank, n, m), used = c->start[groups];
+    size_t groups = make_groups(c, f, rank, n, m);
     for (size_t i = 0; i < n; i++) distance[i] = 0;
     for (size_t k = 0; k < m; k++) {
-        size_t filled = 0;
-        for (size_t i = 0; i < n; i++) {
-            if (c->group[i] != UINT32_MAX) c->items[filled++] = (dn_sort_item){.key = dn_sort_key(f[i * m + k]), .index = (uint32_t)i, .group = c->group[i]};
-        }
-        dn_sort(c->items, c->scratch, used);
+        uint64_t mask = dn_sort_rows(c->sorted, c->scratch, f + k, n, m, 1);
         memcpy(c->next, c->start, groups * sizeof *c->next);
-        for (size_t i = 0; i < used; i++) c->order[c->next[c->items[i].group]++] = c->items[i].index;
+        for (size_t i = 0; i < n; i++) {
+            uint32_t row = (uint32_t)(c->sorted[i] & mask), group = c->group[row];
+            if (group != UINT32_MAX) c->order[c->next[group]++] = row;
+        }
         for (size_t g = 0; g < groups; g++) add_gaps(c->order + c->start[g], c->start[g + 1] - c->start[g], f + k, m, distance);
     }
 }
 
 dn_status dn_crowding_distance(const double *f, const int32_t *rank, size_t n, size_t m, double *distance, dn_error *err) {
     if (m < 1) return dn_fail(err, DN_EINVAL, "f has no objectives (shape (%zu, 0)); at least 1", n);
-    for (size_t i = 0; i < n; i++) {
-        if (has_nan(f + i * m, m)) return dn_fail(err, DN_EINVAL, "f: row %zu holds NaN; pass only rows that were evaluated", i);
-    }
+    size_t i = dn_first_nan(f, n * m);
+    if (i < n * m) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; pass only rows that were evaluated", i / m, i % m);
     dn_fpenv env = dn_fpenv_enter();
     dn_crowder crowder;
     dn_status status = dn_crowder_init(&crowder, n, err);

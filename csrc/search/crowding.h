@@ -6,7 +6,8 @@
 #include "search/sort.h"
 
 typedef struct dn_crowder {
-    dn_sort_item *items, *scratch;
+    uint64_t *sorted, *scratch;
+    double *label;   /* [rows] rank as a real number, to sort by */
     uint32_t *start; /* [rows + 1] where the rows of each group begin */
     uint32_t *next;  /* [rows] where the next row of the group goes */
     uint32_t *group; /* [rows] of each row: dense number of its rank */

@@ -14,7 +14,7 @@
 #include "search/sort.h"
 
 typedef struct solver {
-    dn_sort_item *items, *scratch;
+    uint64_t *sorting, *scratch;
     double (*steps)[2]; /* [rows + 2] staircase of the three-objective sweep */
     double **points; /* [objectives + 1]: [rows][k] the points of the present problem with k objectives */
     double **sorted; /* [objectives + 1]: [rows][k] the same from worst to best in the last objective */
@@ -28,7 +28,7 @@ static dn_status solver_init(solver *s, size_t n, size_t m, dn_error *err) {
     if (m > 1000) return dn_fail(err, DN_EINVAL, "%zu objectives, the most is 1000", m);
     if (!dn_size_mul(m * (m + 1), n, &total)) /* k values a row, twice, for k = 1 .. m */
         return dn_fail(err, DN_ENOMEM, "%zu rows of %zu objectives do not fit in memory", n, m);
-    DN_TRY(DN_NEW(&s->items, n, err));
+    DN_TRY(DN_NEW(&s->sorting, n, err));
     DN_TRY(DN_NEW(&s->scratch, n, err));
     DN_TRY(DN_NEW(&s->steps, n + 2, err));
     DN_TRY(DN_NEW(&s->points, m + 1, err));
@@ -44,16 +44,16 @@ static dn_status solver_init(solver *s, size_t n, size_t m, dn_error *err) {
 }
 
 static void solver_free(solver *s) {
-    void *owned[] = {s->items, s->scratch, s->steps, s->points, s->sorted, s->block};
+    void *owned[] = {s->sorting, s->scratch, s->steps, s->points, s->sorted, s->block};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) dn_free(owned[i]);
 }
 
 static double area(solver *s, size_t n) {
     const double *x = s->points[2];
-    dn_sort_column(s->items, s->scratch, x, n, 2, 0);
+    uint64_t mask = dn_sort_rows(s->sorting, s->scratch, x, n, 2, 1);
     double sum = 0, height = 0;
     for (size_t i = n; i-- > 0;) { /* best first objective first */
-        const double *p = x + 2 * (size_t)s->items[i].index;
+        const double *p = x + 2 * (s->sorting[i] & mask);
         if (p[1] <= height) continue;
         sum += p[0] * (p[1] - height);
         height = p[1];
@@ -98,9 +98,9 @@ static double volume(solver *s, size_t n) {
     s->steps[0][1] = INFINITY;
     s->steps[1][0] = INFINITY;
     s->steps[1][1] = 0;
-    dn_sort_column(s->items, s->scratch, x, n, 3, 2);
+    uint64_t mask = dn_sort_rows(s->sorting, s->scratch, x + 2, n, 3, 1);
     for (size_t i = n; i-- > 0;) { /* best third objective first */
-        const double *p = x + 3 * (size_t)s->items[i].index;
+        const double *p = x + 3 * (s->sorting[i] & mask);
         sum += covered * (depth - p[2]);
         depth = p[2];
         covered += add_step(s->steps, &count, p[0], p[1]);
@@ -155,8 +155,8 @@ static double measure(solver *s, size_t n, size_t k) {
     if (k == 3) return volume(s, n);
     double *sorted = s->sorted[k], sum = 0;
     n = keep_best(s->points[k], n, k);
-    dn_sort_column(s->items, s->scratch, s->points[k], n, k, k - 1);
-    for (size_t i = 0; i < n; i++) memcpy(sorted + i * k, s->points[k] + s->items[i].index * k, k * sizeof *sorted);
+    uint64_t mask = dn_sort_rows(s->sorting, s->scratch, s->points[k] + k - 1, n, k, 1);
+    for (size_t i = 0; i < n; i++) memcpy(sorted + i * k, s->points[k] + (s->sorting[i] & mask) * k, k * sizeof *sorted);
     for (size_t i = 0; i < n; i++) {
         const double *p = sorted + i * k;
         if (!limit_to(s->points[k - 1], p, n - 1 - i, k)) continue;
@@ -205,9 +205,8 @@ static dn_status check(const double *f, size_t n, size_t m, const double *ref, d
     for (size_t k = 0; k < m; k++) {
         if (ref[k] != ref[k]) return dn_fail(err, DN_EINVAL, "ref: objective %zu is NaN", k);
     }
-    for (size_t i = 0; i < n * m; i++) {
-        if (f[i] != f[i]) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; pass only rows that were evaluated", i / m, i % m);
-    }
+    size_t i = dn_first_nan(f, n * m);
+    if (i < n * m) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; pass only rows that were evaluated", i / m, i % m);
     return DN_OK;
 }
 

@@ -3,11 +3,11 @@
 
 #include "base/fpenv.h"
 #include "base/status.h"
+#include "search/sort.h"
 
 static dn_status refuse_nan(const double *rows, size_t n, size_t m, const char *name, dn_error *err) {
-    for (size_t i = 0; i < n * m; i++) {
-        if (rows[i] != rows[i]) return dn_fail(err, DN_EINVAL, "%s: row %zu, objective %zu is NaN; pass only finite or infinite values", name, i / m, i % m);
-    }
+    size_t i = dn_first_nan(rows, n * m);
+    if (i < n * m) return dn_fail(err, DN_EINVAL, "%s: row %zu, objective %zu is NaN; pass only finite or infinite values", name, i / m, i % m);
     return DN_OK;
 }
 

@@ -67,7 +67,8 @@ static dn_status check_header(const dn_nsga2 *s, const uint8_t *bytes, size_t si
     if (h->magic != MAGIC) return dn_fail(err, DN_EINVAL, "state: not a search state of this version and byte order");
     if (h->fingerprint != s->fingerprint) return dn_fail(err, DN_EINVAL, "state: of a search with other options or another seed");
     int begun = h->generation > 0;
-    if (h->generation < 0 || h->generation > INT64_MAX / 2 || h->size != (begun ? s->n : 0)) return dn_fail(err, DN_EINVAL, "state: %llu rows after %lld generations", (unsigned long long)h->size, (long long)h->generation);
+    if (h->generation < 0 || h->generation > INT64_MAX / 2 || h->size != (begun ? s->n : 0))
+        return dn_fail(err, DN_EINVAL, "state: %llu rows after %lld generations", (unsigned long long)h->size, (long long)h->generation);
     if (h->vectors != s->n && (begun || h->vectors != 0)) return dn_fail(err, DN_EINVAL, "state: %llu vectors, the population is %zu", (unsigned long long)h->vectors, s->n);
     size_t wanted = length_for(s, (size_t)h->size, (size_t)h->vectors);
     if (size != wanted) return dn_fail(err, DN_EINVAL, "state: %zu bytes, %zu expected", size, wanted);

@@ -1,4 +1,4 @@
-/* rank.c - non-dominated ranking: two objectives by sort and sweep, more by bit sets.
+/* rank.c - non-dominated ranking: two objectives by sort and sweep, four and more by bit sets (three: rank3.c).
  *
  * Rows are sorted lexicographically and equal rows merged, so only an earlier position can dominate a later one. With two objectives a front is then summed up by its
  * smallest second objective and the front of a row found by binary search (the patience sweep of Jensen, IEEE TEC 7(5), 2003). With more, the dominators of a position
@@ -15,7 +15,7 @@
 enum { SAME = INT32_MIN }; /* bit 31 of an order entry */
 enum { LANES = 8 };
 
-/* Bytes of dominator sets held at a time: they are written once per objective, so they should stay in the second-level cache (512 KiB to 2 MiB). */
+/* Bytes of dominator sets held at a time. More chunks mean more passes over the orders, larger ones leave the caches; 1 to 16 MiB measured, 10^4 rows of 5 objectives. */
 static const size_t CHUNK_BYTES = 1u << 22;
 enum { CHUNK_LEAST = 256 };
 
@@ -57,10 +57,12 @@ static dn_status many_init(dn_ranker *r, dn_isa isa, dn_error *err) {
     r->ops = choose_ops(isa);
     r->chunk = dn_size_min(r->rows, dn_size_max(CHUNK_LEAST, CHUNK_BYTES / dn_size_max(bytes, 1)));
     if (!dn_size_mul(r->rows, r->objectives - 1, &cells)) return dn_fail(err, DN_ENOMEM, "%zu rows of %zu objectives do not fit in memory", r->rows, r->objectives);
+    DN_TRY(DN_NEW(&r->column, r->rows, err));
     DN_TRY(DN_NEW(&r->first, r->rows, err));
     DN_TRY(DN_NEW(&r->position, r->rows, err));
     DN_TRY(DN_NEW(&r->level, r->rows, err));
     DN_TRY(DN_NEW(&r->order, cells, err));
+    DN_TRY(DN_NEW(&r->places, r->chunk + 1, err));
     DN_TRY(DN_NEW(&r->prefix, words, err));
     return dn_alloc((void **)&r->dominators, r->chunk, bytes, err);
 }
@@ -68,21 +70,19 @@ static dn_status many_init(dn_ranker *r, dn_isa isa, dn_error *err) {
 dn_status dn_ranker_init(dn_ranker *r, size_t rows, size_t objectives, dn_isa isa, dn_error *err) {
     *r = (dn_ranker){.rows = rows, .objectives = objectives};
     if (rows > INT32_MAX) return dn_fail(err, DN_EINVAL, "%zu rows to rank, the most is %d", rows, INT32_MAX);
-    DN_TRY(DN_NEW(&r->items, rows, err));
+    DN_TRY(DN_NEW(&r->sorted, rows, err));
     DN_TRY(DN_NEW(&r->scratch, rows, err));
     if (objectives == 2) return DN_NEW(&r->tail, rows, err);
-    return objectives > 2 ? many_init(r, isa, err) : DN_OK;
+    return objectives > 3 ? many_init(r, isa, err) : DN_OK;
 }
 
 void dn_ranker_free(dn_ranker *r) {
-    void *owned[] = {r->items, r->scratch, r->tail, r->first, r->position, r->level, r->order, r->prefix, r->dominators, r->fronts, r->dense};
+    void *owned[] = {r->sorted, r->scratch, r->column, r->tail, r->first, r->position, r->level, r->order, r->places, r->prefix, r->dominators, r->fronts, r->dense, r->steps, r->stairs};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) dn_free(owned[i]);
     *r = (dn_ranker){0};
 }
 
-/* Room for one more element of `size` bytes in a growing array. */
-static dn_status grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err) {
-    if (used < *capacity) return DN_OK;
+dn_status dn_ranker_grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err) {
     size_t wanted = dn_size_max(16, 2 * *capacity);
     void *larger;
     DN_TRY(dn_alloc(&larger, wanted, size, err));
@@ -96,63 +96,68 @@ static dn_status grow(void **array, size_t *capacity, size_t used, size_t size, 
 /* ---- one and two objectives ---- */
 
 static size_t rank_one(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
-    dn_sort_column(r->items, r->scratch, f, n, 1, 0);
+    uint64_t mask = dn_sort_rows(r->sorted, r->scratch, f, n, 1, 1);
     int32_t level = -1;
     for (size_t i = 0; i < n; i++) {
-        if (i == 0 || r->items[i].key != r->items[i - 1].key) level++;
-        rank[r->items[i].index] = level;
+        size_t row = r->sorted[i] & mask;
+        if (i == 0 || f[row] != f[r->sorted[i - 1] & mask]) level++;
+        rank[row] = level;
     }
     return (size_t)(level + 1);
 }
 
-/* For each y the first of the ascending tail[0 .. n-1] that is above it, n if none. Masks stand for branches that would be mispredicted half the time, and the lanes hide
- * one another's latency. */
+/* For each y the first of the ascending tail[0 .. n-1] that is above it, n if none; n >= 1. It lies in end - left .. end. Masks (compare and subtract with borrow) stand for
+ * branches that would be mispredicted half the time, and the lanes hide one another's latency. */
 static void first_above(const uint64_t *tail, size_t n, const uint64_t y[LANES], size_t first[LANES]) {
-    size_t base[LANES] = {0};
+    size_t end[LANES];
+    for (int lane = 0; lane < LANES; lane++) end[lane] = n;
     for (size_t left = n; left > 1;) {
         size_t half = left / 2;
-        for (int lane = 0; lane < LANES; lane++) base[lane] += half & ((size_t)0 - (size_t)(tail[base[lane] + half - 1] <= y[lane]));
+        for (int lane = 0; lane < LANES; lane++) end[lane] -= half & ((size_t)0 - (size_t)(y[lane] < tail[end[lane] - half]));
         left -= half;
     }
-    for (int lane = 0; lane < LANES; lane++) first[lane] = base[lane] + (n > 0 && tail[base[lane]] <= y[lane]);
+    for (int lane = 0; lane < LANES; lane++) first[lane] = end[lane] - (y[lane] < tail[end[lane] - 1]);
 }
 
 /* Searches LANES rows ahead in the fronts as they are; placing a row lowers one tail, so that a later row of the same batch can only end further up. */
 static size_t rank_two(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
-    dn_sort_rows(r->items, r->scratch, f, n, 2);
-    uint64_t *tail = r->tail, last_x = 0, last_y = 0; /* no value has key 0 */
+    uint64_t mask = dn_sort_rows(r->sorted, r->scratch, f, n, 2, 2);
+    uint64_t *tail = r->tail, last_x = 0, last_y = 0;
     size_t fronts = 0, level = 0;
     for (size_t start = 0; start < n; start += LANES) {
-        uint64_t y[LANES] = {0};
-        size_t first[LANES], lanes = dn_size_min(LANES, n - start);
-        for (size_t i = 0; i < lanes; i++) y[i] = dn_sort_key(f[2 * (size_t)r->items[start + i].index + 1]);
-        first_above(tail, fronts, y, first);
+        uint64_t x[LANES], y[LANES] = {0};
+        size_t first[LANES] = {0}, lanes = dn_size_min(LANES, n - start);
         for (size_t i = 0; i < lanes; i++) {
-            uint64_t x = r->items[start + i].key;
-            if (x != last_x || y[i] != last_y) {
+            const double *row = f + 2 * (r->sorted[start + i] & mask);
+            x[i] = dn_sort_key(row[0]);
+            y[i] = dn_sort_key(row[1]);
+        }
+        if (fronts) first_above(tail, fronts, y, first);
+        for (size_t i = 0; i < lanes; i++) {
+            if (x[i] != last_x || y[i] != last_y) {
                 for (level = first[i]; level < fronts && tail[level] <= y[i]; level++) continue;
                 fronts += level == fronts;
                 tail[level] = y[i];
-                last_x = x;
+                last_x = x[i];
                 last_y = y[i];
             }
-            rank[r->items[start + i].index] = (int32_t)level;
+            rank[r->sorted[start + i] & mask] = (int32_t)level;
         }
     }
     return fronts;
 }
 
-/* ---- three and more ---- */
+/* ---- four and more ---- */
 
 /* Gives equal rows one position; returns the number of positions. */
 static size_t merge_equal(dn_ranker *r, const double *f, size_t n) {
     size_t m = r->objectives, distinct = 0;
-    dn_sort_rows(r->items, r->scratch, f, n, m);
+    uint64_t mask = dn_sort_rows(r->sorted, r->scratch, f, n, m, m);
     for (size_t i = 0; i < n; i++) {
-        uint32_t row = r->items[i].index;
-        int equal = i > 0 && r->items[i].key == r->items[i - 1].key;
-        for (size_t k = 1; k < m && equal; k++) equal = f[row * m + k] == f[r->items[i - 1].index * m + k];
-        if (!equal) r->first[distinct++] = row;
+        size_t row = r->sorted[i] & mask;
+        int equal = i > 0;
+        for (size_t k = 0; k < m && equal; k++) equal = f[row * m + k] == f[(r->sorted[i - 1] & mask) * m + k];
+        if (!equal) r->first[distinct++] = (uint32_t)row;
         r->position[row] = (uint32_t)(distinct - 1);
     }
     return distinct;
@@ -162,36 +167,43 @@ static void sort_objectives(dn_ranker *r, const double *f, size_t distinct) {
     size_t m = r->objectives;
     for (size_t k = 1; k < m; k++) {
         uint32_t *order = r->order + (k - 1) * r->rows;
-        for (size_t p = 0; p < distinct; p++) r->items[p] = (dn_sort_item){.key = dn_sort_key(f[r->first[p] * m + k]), .index = (uint32_t)p};
-        dn_sort(r->items, r->scratch, distinct);
+        for (size_t p = 0; p < distinct; p++) r->column[p] = f[r->first[p] * m + k];
+        uint64_t mask = dn_sort_rows(r->sorted, r->scratch, r->column, distinct, 1, 1);
         for (size_t i = 0; i < distinct; i++) {
-            int same = i + 1 < distinct && r->items[i + 1].key == r->items[i].key;
-            order[i] = r->items[i].index | (same ? (uint32_t)SAME : 0);
+            uint32_t p = (uint32_t)(r->sorted[i] & mask);
+            int same = i + 1 < distinct && r->column[r->sorted[i + 1] & mask] == r->column[p];
+            order[i] = p | (same ? (uint32_t)SAME : 0);
         }
     }
 }
 
+/* Where the positions start .. end-1 stand in an order; without a branch on what is random. */
+static size_t find_places(const uint32_t *order, size_t distinct, size_t start, size_t end, uint32_t *places) {
+    size_t found = 0;
+    for (size_t i = 0; i < distinct; i++) {
+        places[found] = (uint32_t)i;
+        found += (order[i] & INT32_MAX) - start < end - start; /* wraps for earlier positions */
+    }
+    return found;
+}
+
 /* Sets of the positions before `end` that dominate each of start .. end-1. A set has words up to its own position's line; bits from its own on are cleared. */
 static void find_dominators(dn_ranker *r, size_t distinct, size_t start, size_t end) {
-    size_t words = r->words, size = end - start;
+    size_t words = r->words;
     for (size_t k = 1; k < r->objectives; k++) {
         const uint32_t *order = r->order + (k - 1) * r->rows;
+        size_t count = find_places(order, distinct, start, end, r->places);
         memset(r->prefix, 0, words * sizeof *r->prefix);
-        for (size_t i = 0, j = 0; i < distinct; i = j) {
-            uint32_t entry;
-            do {
-                entry = order[j++];
-                uint32_t p = entry & INT32_MAX;
-                r->prefix[p >> 6] |= (uint64_t)1 << (p & 63);
-            } while (entry & (uint32_t)SAME);
-            for (size_t x = i; x < j; x++) {
-                size_t p = order[x] & INT32_MAX, local = p - start; /* wraps for earlier positions */
-                if (local >= size) continue;
-                uint64_t *set = r->dominators + local * words;
-                size_t lines = p / (64 * DN_LINE) + 1;
-                if (k == 1) memcpy(set, r->prefix, lines * DN_LINE * sizeof *set);
-                else r->ops->intersect(set, r->prefix, lines);
+        for (size_t x = 0, next = 0; x < count; x++) {
+            size_t place = r->places[x], p = order[place] & INT32_MAX;
+            for (; next <= place || (order[next - 1] & (uint32_t)SAME); next++) {
+                uint32_t other = order[next] & INT32_MAX;
+                r->prefix[other >> 6] |= (uint64_t)1 << (other & 63);
             }
+            uint64_t *set = r->dominators + (p - start) * words;
+            size_t lines = p / (64 * DN_LINE) + 1;
+            if (k == 1) memcpy(set, r->prefix, lines * DN_LINE * sizeof *set);
+            else r->ops->intersect(set, r->prefix, lines);
         }
     }
     for (size_t p = start; p < end; p++) {
@@ -217,7 +229,7 @@ static dn_status front_add(dn_ranker *r, dn_front *front, size_t p, size_t *dens
         return DN_OK;
     }
     if (front->count == DN_FRONT_LIST) {
-        DN_TRY(grow((void **)&r->dense, &r->dense_capacity, *dense_used, words * sizeof *r->dense, err));
+        if (*dense_used == r->dense_capacity) DN_TRY(dn_ranker_grow((void **)&r->dense, &r->dense_capacity, *dense_used, words * sizeof *r->dense, err));
         front->dense = (uint32_t)(*dense_used)++;
         uint64_t *set = r->dense + front->dense * words;
         memset(set, 0, words * sizeof *set);
@@ -236,7 +248,7 @@ static dn_status place(dn_ranker *r, size_t p, const uint64_t *set, size_t *fron
         else high = middle;
     }
     if (low == *fronts) {
-        DN_TRY(grow((void **)&r->fronts, &r->front_capacity, *fronts, sizeof *r->fronts, err));
+        if (*fronts == r->front_capacity) DN_TRY(dn_ranker_grow((void **)&r->fronts, &r->front_capacity, *fronts, sizeof *r->fronts, err));
         r->fronts[(*fronts)++] = (dn_front){0};
     }
     r->level[p] = (int32_t)low;
@@ -262,6 +274,7 @@ dn_status dn_ranker_run(dn_ranker *r, const double *f, size_t n, int32_t *rank, 
     size_t fronts = 0;
     if (r->objectives == 1) fronts = rank_one(r, f, n, rank);
     else if (r->objectives == 2) fronts = rank_two(r, f, n, rank);
+    else if (r->objectives == 3) DN_TRY(dn_rank_three(r, f, n, rank, &fronts, err));
     else DN_TRY(rank_many(r, f, n, rank, &fronts, err));
     if (count) *count = fronts;
     return DN_OK;
@@ -269,9 +282,8 @@ dn_status dn_ranker_run(dn_ranker *r, const double *f, size_t n, int32_t *rank, 
 
 dn_status dn_nondominated_rank(const double *f, size_t n, size_t m, dn_isa isa, int32_t *rank, dn_error *err) {
     if (m < 1) return dn_fail(err, DN_EINVAL, "f has no objectives (shape (%zu, 0)); at least 1", n);
-    for (size_t i = 0; i < n * m; i++) {
-        if (f[i] != f[i]) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; rank only rows that were evaluated", i / m, i % m);
-    }
+    size_t i = dn_first_nan(f, n * m);
+    if (i < n * m) return dn_fail(err, DN_EINVAL, "f: row %zu, objective %zu is NaN; rank only rows that were evaluated", i / m, i % m);
     dn_fpenv env = dn_fpenv_enter();
     dn_ranker ranker = {0};
     dn_status status = dn_ranker_init(&ranker, n, m, isa, err);

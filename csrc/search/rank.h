@@ -28,14 +28,28 @@ typedef struct dn_front {
     uint32_t member[DN_FRONT_LIST];
 } dn_front;
 
+/* Three objectives: a front's outline in the second and third, as keys. */
+typedef struct dn_step {
+    uint64_t y, z;
+} dn_step;
+typedef struct dn_stair {
+    size_t offset; /* of its first step in the pool */
+    uint32_t count, room;
+} dn_stair;
+
 typedef struct dn_ranker {
     size_t rows, objectives; /* capacity; exact */
     const dn_bitset_ops *ops;
-    dn_sort_item *items, *scratch;
+    uint64_t *sorted, *scratch;
+    double *column;       /* four and more: one objective of each position */
     uint64_t *tail;       /* two objectives: key of the smallest second objective of each front */
-    uint32_t *first;      /* row that stands for each distinct position */
+    dn_step *steps;       /* three: pool of the stairs' steps */
+    dn_stair *stairs;
+    size_t step_capacity, stair_capacity;
+    uint32_t *first;      /* four and more: row that stands for each distinct position */
     uint32_t *position;   /* of each row */
     uint32_t *order;      /* [objectives - 1][rows] positions sorted by objective; bit 31: the next one has the same value */
+    uint32_t *places;     /* of a chunk's positions in one order */
     int32_t *level;       /* of each position */
     size_t words;         /* length of every set */
     uint64_t *prefix;     /* set of the positions not above the present value */
@@ -50,5 +64,9 @@ dn_status dn_ranker_init(dn_ranker *ranker, size_t rows, size_t objectives, dn_i
 void dn_ranker_free(dn_ranker *ranker);
 /* f [n][objectives] without NaN, n <= rows. rank[n]: 0 = non-dominated; *count (may be NULL) the number of fronts. Can fail only for memory. */
 dn_status dn_ranker_run(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *count, dn_error *err);
+
+/* Parts of dn_ranker_run. dn_ranker_grow makes an array of `used` elements of `size` bytes, in room for *capacity, at least twice as large. */
+dn_status dn_rank_three(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *fronts, dn_error *err);
+dn_status dn_ranker_grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err);
 
 #endif

@@ -9,7 +9,11 @@
 AVX2 static __m256i half(const uint64_t *p) { return _mm256_load_si256((const __m256i *)(const void *)p); }
 
 AVX2 static void intersect(uint64_t *set, const uint64_t *with, size_t lines) {
-    for (size_t w = 0; w < lines * DN_LINE; w += 4) _mm256_store_si256((__m256i *)(void *)(set + w), _mm256_and_si256(half(set + w), half(with + w)));
+    for (; lines > 0; lines--, set += DN_LINE, with += DN_LINE) {
+        __m256i low = _mm256_and_si256(half(set), half(with)), high = _mm256_and_si256(half(set + 4), half(with + 4));
+        _mm256_store_si256((__m256i *)(void *)set, low);
+        _mm256_store_si256((__m256i *)(void *)(set + 4), high);
+    }
 }
 
 AVX2 static int meets(const uint64_t *a, const uint64_t *b, size_t lines) {

@@ -89,13 +89,12 @@ static dn_status rank_feasible(dn_nsga2 *s, size_t rows, size_t *levels, dn_erro
 /* Levels of the infeasible rows from level on; returns the next free one. */
 static size_t rank_infeasible(dn_nsga2 *s, size_t rows, size_t level) {
     size_t count = gather(s, rows, INFEASIBLE);
-    dn_sort_item *items = s->ranker.items;
     if (count == 0) return level;
-    for (size_t i = 0; i < count; i++) items[i] = (dn_sort_item){.key = dn_sort_key(s->violation[s->kept[i]]), .index = s->kept[i]};
-    dn_sort(items, s->ranker.scratch, count);
+    for (size_t i = 0; i < count; i++) s->distance[i] = s->violation[s->kept[i]];
+    uint64_t *order = s->ranker.sorted, mask = dn_sort_rows(order, s->ranker.scratch, s->distance, count, 1, 1);
     for (size_t i = 0; i < count; i++) {
-        if (i > 0 && items[i].key != items[i - 1].key) level++;
-        s->rank[items[i].index] = (int32_t)level;
+        if (i > 0 && s->distance[order[i] & mask] != s->distance[order[i - 1] & mask]) level++;
+        s->rank[s->kept[order[i] & mask]] = (int32_t)level;
     }
     return level + 1;
 }
@@ -118,10 +117,9 @@ static void split_level(dn_nsga2 *s, size_t rows, int32_t level, size_t room) {
     gather_objectives(s, count);
     memset(s->kept_rank, 0, count * sizeof *s->kept_rank);
     dn_crowder_run(&s->crowder, s->kept_f, s->kept_rank, count, s->m, s->distance);
-    dn_sort_item *items = s->ranker.items;
-    for (size_t i = 0; i < count; i++) items[i] = (dn_sort_item){.key = ~dn_sort_key(s->distance[i]), .index = s->kept[i]};
-    dn_sort(items, s->ranker.scratch, count);
-    for (size_t i = 0; i < room; i++) s->survives[items[i].index] = 1;
+    for (size_t i = 0; i < count; i++) s->distance[i] = -s->distance[i];
+    uint64_t *order = s->ranker.sorted, mask = dn_sort_rows(order, s->ranker.scratch, s->distance, count, 1, 1);
+    for (size_t i = 0; i < room; i++) s->survives[s->kept[order[i] & mask]] = 1;
 }
 
 /* Marks the best n of more than n rows. */

@@ -5,13 +5,13 @@
  * same distribution. Integers: uniform crossover, and mutation to another value, all equally likely. */
 #define BATCH_TARGET
 #define BATCH_FUNCTION dn_batch_ref
-#include "search/variation_batch.h"
+#include "search/variation_template.h"
 
 #include "base/cpu.h"
 #include "base/size.h"
 
 /* What a random number is for: the low bits of the draw; the rest is the attempt. */
-enum use { USE_START, USE_SHUFFLE, USE_PAIR, USE_CROSS, USE_MUTATE, USE_NUDGE, USES = 8 };
+enum use { USE_START, USE_SHUFFLE, USE_CHOOSE, USE_CROSS, USE_MUTATE, USE_NUDGE, USES = 8 };
 
 static uint32_t draw_for(enum use use, uint32_t attempt) { return (uint32_t)use + USES * attempt; }
 
@@ -60,7 +60,7 @@ static void finish_crossing(dn_variation *v, double *children) {
     size_t d = v->space.variables;
     v->ops->cross(&v->batch, &v->children, v->waiting, v->space.crossover_eta);
     for (size_t i = 0; i < v->waiting; i++) {
-        int swap = (v->batch.random[i] & 2) != 0; /* bits 0 and 1 take no part in the spread */
+        uint64_t swap = v->batch.random[i] & 1; /* the low bits take no part in the spread */
         double *first = children + v->batch.at[i];
         first[0] = swap ? v->children.right[i] : v->children.left[i];
         first[d] = swap ? v->children.left[i] : v->children.right[i];
@@ -68,34 +68,40 @@ static void finish_crossing(dn_variation *v, double *children) {
     v->waiting = 0;
 }
 
-/* Queues gene k of the pair at children[row]. Always written, kept only if the gene crosses: a coin flip is a bad branch. Parents closer than 1e-14 of the range count as
- * equal, as in Deb's code. */
+/* Crosses gene k of the pair at children[at], or queues it. Parents closer than 1e-14 of the range count as equal, as in Deb's code. */
 static void cross_gene(dn_variation *v, double *children, size_t at, size_t k, uint64_t random) {
     dn_batch *batch = &v->batch;
     double low = v->space.lower[k], high = v->space.upper[k], p = children[at], q = children[at + v->space.variables];
     if (v->space.integer[k]) {
-        children[at] = random & 1 ? q : p;
-        children[at + v->space.variables] = random & 1 ? p : q;
+        children[at] = q;
+        children[at + v->space.variables] = p;
         return;
     }
     size_t i = v->waiting;
     batch->a[i] = p < q ? p : q;
     batch->b[i] = p < q ? q : p;
+    if (!(batch->b[i] - batch->a[i] > 1e-14 * (high - low))) return;
     batch->low[i] = low;
     batch->high[i] = high;
     batch->random[i] = random;
     batch->at[i] = at;
-    v->waiting += (size_t)((random & 1) & (uint64_t)(batch->b[i] - batch->a[i] > 1e-14 * (high - low)));
-    if (v->waiting == DN_BATCH) finish_crossing(v, children);
+    if (++v->waiting == DN_BATCH) finish_crossing(v, children);
 }
 
+/* Crosses the pair, or not. 64 coin flips at a time say which genes cross; only these get a random number of their own. */
 static void cross_pair(dn_variation *v, const dn_rng *rng, size_t pair, double *children) {
-    size_t d = v->space.variables, blocks = dn_ceil_div(d, 2), at = 2 * pair * d;
-    for (size_t b = 0; b < blocks; b++) {
-        uint64_t random[2];
-        two_words(rng, pair * blocks + b, draw_for(USE_CROSS, 0), random);
-        cross_gene(v, children, at + 2 * b, 2 * b, random[0]);
-        if (2 * b + 1 < d) cross_gene(v, children, at + 2 * b + 1, 2 * b + 1, random[1]);
+    size_t d = v->space.variables, chunks = dn_ceil_div(d, 64), blocks = dn_ceil_div(d, 2), used = 0;
+    uint64_t coins[2], random[2] = {0};
+    for (size_t chunk = 0; chunk < chunks; chunk++) {
+        two_words(rng, pair * chunks + chunk, draw_for(USE_CHOOSE, 0), coins);
+        if (chunk == 0 && open_unit(coins[1]) >= v->space.crossover_probability) return;
+        size_t first = 64 * chunk, left = d - first;
+        uint64_t crossing = left < 64 ? coins[0] & (((uint64_t)1 << left) - 1) : coins[0];
+        for (; crossing; crossing &= crossing - 1, used++) {
+            size_t k = first + (size_t)__builtin_ctzll(crossing);
+            if (used % 2 == 0) two_words(rng, pair * blocks + used / 2, draw_for(USE_CROSS, 0), random);
+            cross_gene(v, children, 2 * pair * d + k, k, random[used % 2]);
+        }
     }
 }
 
@@ -148,9 +154,7 @@ static void mutate_all(dn_variation *v, const dn_rng *rng, double *x, size_t row
 void dn_variation_offspring(dn_variation *v, const dn_rng *rng, const double *population, const uint32_t *parents, size_t pairs, double *children) {
     size_t d = v->space.variables;
     for (size_t i = 0; i < 2 * pairs; i++) memcpy(children + i * d, population + parents[i] * d, d * sizeof *children);
-    for (size_t pair = 0; pair < pairs; pair++) {
-        if (dn_rng_uniform(rng, pair, draw_for(USE_PAIR, 0)) < v->space.crossover_probability) cross_pair(v, rng, pair, children);
-    }
+    for (size_t pair = 0; pair < pairs; pair++) cross_pair(v, rng, pair, children);
     finish_crossing(v, children);
     mutate_all(v, rng, children, 2 * pairs);
 }

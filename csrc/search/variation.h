@@ -17,7 +17,7 @@ typedef struct dn_batch {
 } dn_batch;
 
 typedef struct dn_children {
-    double left[DN_BATCH], right[DN_BATCH];
+    double left[DN_BATCH], right[DN_BATCH], work[DN_BATCH];
 } dn_children;
 
 typedef struct dn_batch_ops {

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #define BATCH_TARGET __attribute__((target("avx2")))
 #define BATCH_FUNCTION dn_batch_avx2
-#include "search/variation_batch.h"
+#include "search/variation_template.h"
 #else
 typedef int dn_variation_avx2_is_empty;
 #endif

@@ -377,6 +377,7 @@ static void check_sigmoid_accuracy(void) {
 #define check_dwconv_s8(record) ((void)(record))
 #define check_pointwise_u8(record) ((void)(record))
 #define check_pool_u8(record) ((void)(record))
+#define check_train_f32(record) ((void)(record))
 
 int main(int argc, char **argv) {
     guard_state = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;

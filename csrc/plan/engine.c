@@ -1,5 +1,4 @@
-/* run.c - engines: arenas, one image through the steps, batches over threads. */
-#define _GNU_SOURCE
+/* engine.c - engines: arenas, one image through the steps, batches over threads. */
 #include <pthread.h>
 #include <string.h>
 

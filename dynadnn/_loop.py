@@ -1,0 +1,449 @@
+"""The training loop: epochs, steps, validation, halting, checkpoints. Policy here, numbers in the core."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _checkpoint, _core
+from ._arguments import generator
+from ._callbacks import Callback, Callbacks, Progress
+from ._errors import NonFiniteError
+from ._halting import EarlyHalting, Halt
+from ._history import History
+from ._losses import CrossEntropy, Loss, distillation
+from ._methods import Method
+from ._metrics import Metric
+from ._network import Network, remember, spec_json
+from ._optimizers import Optimizer, Rate, Schedule
+from ._points import Subnet
+from ._session import Session, Uninterrupted
+from .datasets import Augment, Data, Split
+
+F32 = NDArray[np.float32]
+_ORDER = 5  # stream of random numbers
+_MOST_SKIPPED = 100  # steps in a row that may be skipped before a run is called broken
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of `fit`, checked."""
+
+    epochs: int
+    method: Method
+    loss: Loss
+    metrics: tuple[Metric, ...]
+    optimizer: Optimizer
+    schedule: Schedule
+    batch: int
+    augment: Augment | None
+    clip_norm: float | None
+    frozen: tuple[str, ...] | None
+    halting: EarlyHalting | None
+    callbacks: tuple[Callback, ...]
+    progress: bool | str
+    checkpoint: str | os.PathLike[str] | None
+    resume: bool
+    on_nonfinite: str
+    max_seconds: float | None
+    threads: int
+    seed: int
+    fresh: bool  # the seed was drawn, not given
+
+
+class Teaching(Protocol):
+    """What distillation adds to the loop."""
+
+    def targets(self, rows: NDArray[np.int64], x: NDArray[Any], y: NDArray[Any], weight: F32 | None, step: int) -> F32:
+        """Run teacher and trainee on a batch; the teacher's outputs."""
+
+    def loss(self, outputs: F32, y: NDArray[Any], weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
+        """Loss per sample and gradient of one pass; `soft` replaces the teacher."""
+
+    def commit(self, lr: float, momentum: float) -> None:
+        """Update the trainee."""
+
+    def discard(self) -> None:
+        """Forget the step."""
+
+    def epoch_end(self, history: dict[str, list[float]], losses: Sequence[float], loop: Loop) -> list[Halt]:
+        """Validate and halt."""
+
+    def finish(self, data: Data) -> None:
+        """Export the trainee."""
+
+    def macs(self) -> int:
+        """Of the last step, per image."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what must be equal to resume."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
+        """For checkpoints."""
+
+    def restore(self, document: dict[str, Any], arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        """Take back what `state` returned."""
+
+
+class Loop:
+    """One run of `fit` or `distill`."""
+
+    def __init__(
+        self, net: Network, data: Data, val: Split | None, settings: Settings, teaching: Teaching | None
+    ) -> None:
+        self.net, self.data, self.val, self.settings, self.teaching = net, data, val, settings, teaching
+        self.train = data.train
+        self.steps_per_epoch = len(self.train) // settings.batch
+        self.rate = Rate(settings.schedule, settings.optimizer, self.steps_per_epoch * settings.epochs)
+        self.session = Session(
+            net, batch=settings.batch, threads=settings.threads, seed=settings.seed, frozen=settings.frozen
+        )
+        self.names = list(net.points)
+        self.history = History(seed=settings.seed)
+        self.callbacks = Callbacks(settings.callbacks)
+        self.progress = Progress(settings.progress, settings.epochs, self.steps_per_epoch)
+        self.epoch = self.step = self.skipped = self.in_a_row = 0
+        self.sums: dict[str, float] = {}
+        self.counted = 0
+        self.best: float | None = None
+        self.best_arrays: dict[str, NDArray[Any]] = {}
+        self.finished = self.stopping = False
+        self.earlier_seconds = 0.0
+
+    # ---- the run ----
+
+    def run(self) -> History:
+        """Train to the end; on any exception the network holds the last finished step."""
+        self.started = time.perf_counter()
+        if self.settings.resume and self.settings.checkpoint and os.path.exists(self.settings.checkpoint):
+            self._resume()
+        try:
+            if not self.finished:
+                self.stopping |= self.callbacks(
+                    "train_begin", {"epochs": self.settings.epochs, "steps": self.rate.steps}
+                )
+                self._epochs()
+                self.callbacks("train_end", self._logs())
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            self.progress.close()
+        return self._finish()
+
+    def _epochs(self) -> None:
+        s = self.settings
+        while self.epoch < s.epochs and self.step < self.rate.last and not self.stopping:
+            first = self.step - self.epoch * self.steps_per_epoch
+            self.epoch_started = time.perf_counter()
+            self.stopping |= self.callbacks("epoch_begin", {"epoch": self.epoch})
+            self.progress.begin_epoch(self.epoch, first)
+            order = generator(s.seed, _ORDER, self.epoch).permutation(len(self.train))
+            for k in range(first, self.steps_per_epoch):
+                if self.step >= self.rate.last or self.stopping:
+                    break
+                self._step(order[k * s.batch : (k + 1) * s.batch])
+            done = self.step - self.epoch * self.steps_per_epoch
+            if done == self.steps_per_epoch or self.step >= self.rate.last:
+                self._end_epoch()
+            self._save()
+
+    def _step(self, rows: NDArray[np.int64]) -> None:
+        start = time.perf_counter()
+        lr, momentum = self.rate.at(self.step)
+        self.stopping |= self.callbacks("step_begin", {"epoch": self.epoch, "step": self.step, "lr": lr})
+        try:
+            figures, macs = self._passes(rows)
+        except NonFiniteError as error:
+            self._nonfinite(str(error))
+            return
+        try:
+            with Uninterrupted():
+                self.session.commit(self.settings.optimizer, lr, momentum, self.settings.clip_norm)
+                if self.teaching is not None:
+                    self.teaching.commit(lr, momentum)
+                for key, value in figures.items():
+                    self.sums[key] = self.sums.get(key, 0.0) + value
+                self.counted += 1
+                self.step += 1
+                self.in_a_row = 0
+                self.history.steps += 1
+                self.history.macs += macs
+                self.history.train_seconds += time.perf_counter() - start
+        except NonFiniteError as error:
+            self._nonfinite(str(error))
+            return
+        self.progress.step(figures["loss"])
+        self.stopping |= self.callbacks("step_end", {"epoch": self.epoch, "step": self.step, "lr": lr, **figures})
+        limit = self.settings.max_seconds
+        if limit is not None and self._seconds() > limit and self.step < self.rate.last:
+            self.stopping = True
+            self._halt("training", f"max_seconds={limit:g} is over", self.rate.last - self.step)
+
+    def _passes(self, rows: NDArray[np.int64]) -> tuple[dict[str, float], int]:
+        """Forward and backward of every sub-net of a step; nothing is committed."""
+        s, train = self.settings, self.train
+        x, y = self._batch(rows), train.y[rows]
+        weight = None if train.weight is None else train.weight[rows]
+        if self.teaching is not None:
+            self.teaching.targets(rows, x, y, weight, self.step)
+        figures, macs, widest = {"loss": 0.0}, 0, None
+        for number, choice in enumerate(s.method.choose(self.net._rules, self.session.points, s.seed, self.step)):
+            outputs = self.session.forward(x, choice.subnet, self.step, number)
+            soft = widest if choice.soft else None
+            loss, gradient = self._loss(outputs, y, weight, soft)
+            mean = float(loss.mean(dtype=np.float64))
+            if not np.isfinite(mean):
+                raise NonFiniteError(f"loss is {mean}; {self.session.diagnose()}")
+            self.session.trainer.backward(gradient)
+            figures["loss"] += mean
+            macs += 3 * self.session.macs(choice.subnet) * len(rows)
+            if number == 0:
+                widest = outputs
+                if y.ndim == 1:
+                    figures["accuracy"] = float((outputs.argmax(axis=1) == y).mean())
+        if self.teaching is not None:
+            macs += self.teaching.macs() * len(rows)
+        return figures, macs
+
+    def _loss(self, outputs: F32, y: NDArray[Any], weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
+        if self.teaching is not None:
+            return self.teaching.loss(outputs, y, weight, soft)
+        if soft is None or not isinstance(self.settings.loss, CrossEntropy):
+            return self.settings.loss(outputs, y, weight)
+        gradient = np.zeros_like(outputs)
+        return distillation(outputs, soft, weight, 1.0, 1.0, gradient), gradient
+
+    def _batch(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Images of some rows, augmented."""
+        s, x = self.settings, self.train.x
+        if s.augment is None:
+            return np.ascontiguousarray(x[rows])
+        images = np.ascontiguousarray(x)
+        batch: NDArray[Any] = _core.augment(
+            images,
+            rows,
+            flip=s.augment.flip,
+            crop=s.augment.crop,
+            shift=s.augment.shift,
+            seed=s.seed,
+            epoch=self.epoch,
+            threads=s.threads,
+        )
+        return batch
+
+    def _nonfinite(self, text: str) -> None:
+        """Forget a step that gave NaN or infinity and go on, or raise with step and layer."""
+        text = f"epoch {self.epoch + 1}, step {self.step + 1}: {text}"
+        self.session.trainer.discard()
+        if self.teaching is not None:
+            self.teaching.discard()
+        self.in_a_row += 1
+        if self.settings.on_nonfinite == "raise" or self.in_a_row > _MOST_SKIPPED:
+            raise NonFiniteError(text + " (a lower learning rate or clip_norm may help)")
+        self.skipped += 1
+        self.step += 1
+        self.history.skipped = self.skipped
+        self.progress.say(f"skipped: {text}")
+
+    # ---- the end of an epoch ----
+
+    def _end_epoch(self) -> None:
+        record = {key: value / max(1, self.counted) for key, value in self.sums.items()} or {"loss": float("nan")}
+        record["lr"] = self.rate.at(max(0, self.step - 1))[0]
+        self.sums, self.counted = {}, 0
+        if self.val is not None:
+            self.session.export()
+            record.update(self._validate(self.net, self.val))
+        record["seconds"] = time.perf_counter() - self.epoch_started
+        for key, value in record.items():
+            self.history.history.setdefault(key, []).append(value)
+        self.epoch += 1
+        losses: list[float] = []
+        if self.settings.halting is not None:
+            rule = self.settings.halting
+            losses = rule.series(self.history.history, rule.key(self.names))
+            self._halt_training(rule, losses)
+        if self.teaching is not None:
+            self.history.halted += self.teaching.epoch_end(self.history.history, losses, self)
+        self.progress.end_epoch(self.epoch - 1, {k: v[-1] for k, v in self.history.history.items()})
+        self.stopping |= self.callbacks("epoch_end", self._logs())
+
+    def _validate(self, net: Network, val: Split) -> dict[str, float]:
+        """Figures of every named point, and their mean."""
+        labels = val.y.ndim == 1
+        wanted: tuple[Metric, ...] = ("loss", "accuracy") if labels else ("loss",)
+        wanted += tuple(m for m in self.settings.metrics if m not in wanted)
+        known: dict[Subnet, dict[str, float]] = {}
+        for subnet in self.session.points:
+            figures = net.evaluate(val, subnet, wanted)
+            known[subnet] = {f"val_{key}": value for key, value in figures.items() if isinstance(value, float)}
+        record = {key: float(np.mean([f[key] for f in known.values()])) for key in next(iter(known.values()))}
+        if len(self.names) > 1:
+            for name, subnet in self.net.points.items():
+                record.update({f"{key}/{name}": value for key, value in known[subnet].items()})
+        return record
+
+    def _halt_training(self, rule: EarlyHalting, losses: Sequence[float]) -> None:
+        if not losses or not rule.training or self.rate.decay is not None:
+            return
+        if self.best is None or losses[-1] < self.best:
+            self.best = losses[-1]
+            self.best_arrays = {} if self.rate.tied else self.session.state()
+        if self.step >= self.rate.steps or not rule.stop_training(losses):
+            return
+        why = f"no gain of {rule.min_gain:g} per epoch in {rule.patience} epochs"
+        if self.rate.tied:
+            self.rate.halt(self.step, rule.cooldown)
+            self._halt(
+                "training",
+                f"{why}; final decay over {self.rate.last - self.step} steps",
+                self.rate.steps - self.rate.last,
+            )
+        else:
+            self._halt("training", f"{why}; best weights restored", self.rate.steps - self.step)
+            self.stopping = True
+            if self.best_arrays:
+                self.session.restore(self.best_arrays)
+
+    def _halt(self, what: str, why: str, steps: int) -> None:
+        taken = max(1, self.history.steps)
+        saved = self.history.train_seconds / taken * steps, self.history.macs / taken * steps
+        self.history.halted.append(Halt(what, self.epoch, why, *saved))
+        self.progress.say(f"{what} halted: {why}")
+
+    # ---- ends ----
+
+    def _finish(self) -> History:
+        self.session.export()
+        named = list(self.net.points.values())
+        figures = {}
+        if self.history.history.get("val_accuracy"):
+            figures = {"val_accuracy": self.history.history["val_accuracy"][-1]}
+        remember(self.net, self.data, seed=self.settings.seed, steps=self.history.steps, metrics=figures)
+        if self.net._needs_tables:
+            self.net.recalibrate(self.data.calibration.x, points=named)
+        if self.teaching is not None:
+            self.teaching.finish(self.data)
+        self.history.seconds = self._seconds()
+        if not self.finished:
+            self.finished = self.step >= self.rate.last
+            self._save()
+        return self.history
+
+    def _abandon(self) -> None:
+        """After an exception: the last finished step, in the network and in the checkpoint."""
+        with Uninterrupted():
+            self.session.trainer.discard()
+            self.session.export()
+            if self.teaching is not None:
+                self.teaching.discard()
+            remember(self.net, self.data, seed=self.settings.seed, steps=self.history.steps)
+            if self.history.steps:
+                self._save()
+
+    def _seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def _logs(self) -> dict[str, Any]:
+        last = {key: values[-1] for key, values in self.history.history.items() if values}
+        return {"epoch": self.epoch - 1, "step": self.step, **last}
+
+    # ---- checkpoints ----
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what must be equal for a run to be the same run."""
+        s = self.settings
+        options: dict[str, Any] = {
+            key: getattr(s, key)
+            for key in ("epochs", "method", "loss", "metrics", "optimizer", "schedule", "batch", "augment", "clip_norm")
+        }
+        options |= {"frozen": s.frozen, "halting": s.halting, "on_nonfinite": s.on_nonfinite}
+        found = {key: _checkpoint.describe(value) for key, value in options.items()}
+        found["graph"] = _checkpoint.digest(spec_json(self.net))
+        found["points"] = repr({name: (p.widths, p.depth) for name, p in self.net.points.items()})
+        found["preprocess"] = repr(self.net.preprocess)
+        found["data"] = self.data.fingerprint[:16]
+        found["val"] = "none" if self.val is None else _checkpoint.digest(self.val.x, self.val.y)
+        if not s.fresh:
+            found["rng"] = str(s.seed)
+        return found | (self.teaching.fingerprint() if self.teaching is not None else {})
+
+    def _save(self) -> None:
+        if self.settings.checkpoint is None:
+            return
+        h = self.history
+        arrays = {"student": self.session.state(), "best": self.best_arrays}
+        taught: dict[str, Any] = {}
+        if self.teaching is not None:
+            taught, more = self.teaching.state()
+            arrays |= more
+        document = _checkpoint.document(
+            fingerprint=self.fingerprint(),
+            seed=self.settings.seed,
+            epoch=self.epoch,
+            step=self.step,
+            skipped=self.skipped,
+            sums=self.sums,
+            counted=self.counted,
+            history=_checkpoint.pack_history(h.history),
+            halted=_checkpoint.pack_halts(h.halted),
+            decay=self.rate.decay,
+            best=self.best,
+            seconds=self._seconds(),
+            train_seconds=h.train_seconds,
+            macs=h.macs,
+            finished=self.finished,
+            callbacks=[callback.state() for callback in self.callbacks.all],
+            teaching=taught,
+        )
+        _checkpoint.save(self.settings.checkpoint, document, arrays)
+
+    def _resume(self) -> None:
+        path = self.settings.checkpoint
+        assert path is not None
+        wanted = self.fingerprint()
+        document, arrays = _checkpoint.load(path, wanted)
+        if document.seed != self.settings.seed:
+            raise ValueError(
+                f"checkpoint {os.fspath(path)!r} has seed {document.seed}: pass rng={document.seed} to go on"
+            )
+        self.session.restore(arrays["student"])
+        self.best, self.best_arrays = document.best, arrays.get("best", {})
+        self.epoch, self.step, self.skipped = document.epoch, document.step, document.skipped
+        self.sums, self.counted, self.rate.decay = dict(document.sums), document.counted, document.decay
+        h = self.history
+        h.history = _checkpoint.unpack_history(document.history)
+        h.halted = [Halt(*halt) for halt in document.halted if not halt[2].startswith("max_seconds")]
+        h.steps, h.skipped, h.macs = document.step - document.skipped, document.skipped, document.macs
+        h.train_seconds, self.earlier_seconds, self.finished = (
+            document.train_seconds,
+            document.seconds,
+            document.finished,
+        )
+        for callback, state in zip(self.callbacks.all, document.callbacks, strict=False):
+            callback.load_state(state)
+        if self.teaching is not None:
+            self.teaching.restore(document.teaching, arrays)
+        self.progress.say(f"resumed after epoch {self.epoch}, step {self.step}")
+
+
+def as_split(val: Any, data: Data, shape: Sequence[int]) -> Split | None:
+    """Return the validation split that an argument means, or None."""
+    if val is None:
+        return data.val if len(data.val) else None
+    if isinstance(val, Split):
+        return val if len(val) else None
+    if isinstance(val, tuple) and len(val) == 2:
+        return Split(np.asarray(val[0]), np.asarray(val[1]))
+    raise TypeError(f"val must be a Split or (x, y), not {type(val).__name__}")
+
+
+LossFunction = Callable[[F32, NDArray[Any]], tuple[Any, Any]]
+CallbackList = Iterable[Callback]

@@ -1,0 +1,158 @@
+"""A network while it is trained: the core's trainer, and the statistics of every named point."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable, Mapping
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._errors import UnsupportedError
+from ._network import Network
+from ._optimizers import Optimizer
+from ._points import Subnet
+from ._tables import Tables
+
+F32 = NDArray[np.float32]
+STAT_MOMENTUM = 0.1
+_PASSES = 256  # most passes of one step; numbers the random numbers of dropout
+
+
+class Uninterrupted:
+    """Holds Ctrl-C back until the block ends, so that what belongs together happens together."""
+
+    def __enter__(self) -> None:
+        self._caught: tuple[int, FrameType | None] | None = None
+        self._old: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._old = signal.getsignal(signal.SIGINT)
+            if callable(self._old):
+                signal.signal(signal.SIGINT, self._keep)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._caught = (number, frame)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if callable(self._old):
+            signal.signal(signal.SIGINT, self._old)
+            if self._caught is not None:
+                self._old(*self._caught)
+
+
+class Session:
+    """One network in training."""
+
+    def __init__(
+        self,
+        net: Network,
+        *,
+        batch: int,
+        threads: int,
+        seed: int,
+        frozen: Iterable[str] | None,
+        precision: str = "fp32",
+    ) -> None:
+        if net.quantised:
+            raise UnsupportedError("this network is quantised: train the float network, then dn.quantize it again")
+        self.net = net
+        self.points = list(dict.fromkeys(net.points.values()))
+        self._slots = {subnet: i for i, subnet in enumerate(self.points)}
+        self._arrays: dict[Subnet, tuple[Any, Any, Any]] = {}
+        self._macs: dict[Subnet, int] = {}
+        self.trainer = _core.Trainer(
+            net._graph,
+            net._core_params(),
+            batch=batch,
+            threads=threads,
+            stat_slots=len(self.points),
+            stat_momentum=STAT_MOMENTUM,
+            seed=seed,
+            frozen=frozen_nodes(net, frozen),
+            input_table=net._input_table(),
+        )
+        for subnet, slot in self._slots.items():
+            if subnet in net.tables:
+                self.trainer.set_stats(slot, net.tables[subnet].mean, net.tables[subnet].variance)
+        self._nodes = [i for i, node in enumerate(net._spec.nodes) if f"{node.name}.weight" in net.weights]
+
+    def forward(self, x: NDArray[Any], subnet: Subnet, step: int, number: int = 0) -> F32:
+        """Return the outputs of one pass in training mode."""
+        if subnet not in self._arrays:
+            self._arrays[subnet] = self.net._rules.arrays(subnet)
+        active, _, depth = self._arrays[subnet]
+        out: F32 = self.trainer.forward(x, active, self._slots.get(subnet, -1), step * _PASSES + number, depth)
+        return out
+
+    def macs(self, subnet: Subnet) -> int:
+        """Multiply-accumulates of one image forward."""
+        if subnet not in self._macs:
+            self._macs[subnet] = self.net.macs(subnet)
+        return self._macs[subnet]
+
+    def commit(self, optimizer: Optimizer, lr: float, momentum: float, clip_norm: float | None) -> float:
+        """Apply the gradients; the norm they had."""
+        return float(self.trainer.commit(**optimizer.update(lr, momentum), clip_norm=clip_norm or 0.0))
+
+    def diagnose(self) -> str:
+        """First layer with a value that is not finite, as text."""
+        return str(self.trainer.diagnose() or "no layer of the last pass holds NaN or infinity")
+
+    def export(self) -> None:
+        """Give the network the weights of the last finished step, and the running statistics."""
+        net, weights = self.net, {}
+        for i in self._nodes:
+            name = net._spec.nodes[i].name
+            for kind, value in zip(("weight", "bias"), self.trainer.get_params(i), strict=True):
+                key = f"{name}.{kind}"
+                if value is not None and key in net.weights:
+                    weights[key] = value.reshape(net.weights[key].shape)
+        net._set_weights(weights)
+        net._set_tables(
+            {s: Tables(*self.trainer.get_stats(slot)) for s, slot in self._slots.items()} if net._needs_tables else {}
+        )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything a resumed run needs, as arrays."""
+        arrays: dict[str, NDArray[Any]] = {"steps": np.array([self.trainer.steps], np.int64)}
+        for i in self._nodes:
+            for kind, value in zip(("weight", "bias"), self.trainer.get_params(i), strict=True):
+                if value is not None:
+                    arrays[f"{i}/{kind}"] = value
+            for kind, value in zip(("weight1", "weight2", "bias1", "bias2"), self.trainer.get_moments(i), strict=True):
+                if value is not None:
+                    arrays[f"{i}/{kind}"] = value
+        for slot in range(len(self.points)):
+            arrays[f"mean/{slot}"], arrays[f"variance/{slot}"] = self.trainer.get_stats(slot)
+        return arrays
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take back what `state` returned."""
+        for i in self._nodes:
+            self.trainer.set_params(i, arrays.get(f"{i}/weight"), arrays.get(f"{i}/bias"))
+            self.trainer.set_moments(
+                i, *(arrays.get(f"{i}/{kind}") for kind in ("weight1", "weight2", "bias1", "bias2"))
+            )
+        for slot in range(len(self.points)):
+            self.trainer.set_stats(slot, arrays[f"mean/{slot}"], arrays[f"variance/{slot}"])
+        self.trainer.steps = int(arrays["steps"][0])
+
+
+def frozen_nodes(net: Network, frozen: Iterable[str] | None) -> NDArray[np.uint8] | None:
+    """One per node that is not updated: named, or below a name ("stage1" freezes "stage1.block1.conv1")."""
+    if frozen is None:
+        return None
+    names = [frozen] if isinstance(frozen, str) else list(frozen)
+    mask = np.zeros(len(net._spec.nodes), np.uint8)
+    for name in names:
+        hits = [i for i, n in enumerate(net._spec.nodes) if n.name == name or n.name.startswith(f"{name}.")]
+        if not hits:
+            raise ValueError(f"frozen names {name!r}: no layer is called so, or begins so before a dot")
+        mask[hits] = 1
+    return mask

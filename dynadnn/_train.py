@@ -1,0 +1,250 @@
+"""Training of networks with any number of operating points."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._arguments import Rng, positive_int, seed_of, thread_count
+from ._callbacks import Callback
+from ._errors import UnsupportedError
+from ._halting import EarlyHalting
+from ._history import History
+from ._loop import Loop, Settings, as_split
+from ._losses import resolve_loss
+from ._methods import Method, check_method, default_method
+from ._metrics import Metric
+from ._network import Network
+from ._optimizers import SGD, AdamW, Optimizer, Schedule
+from ._weights import check_labels
+from .datasets import Augment, Data, Split
+
+Loss = Any
+
+
+def fit(
+    net: Network,
+    data: Data,
+    *,
+    epochs: int,
+    val: Split | tuple[Any, Any] | None = None,
+    method: Method | None = None,
+    loss: Loss = "auto",
+    metrics: Sequence[Metric] = (),
+    optimizer: Optimizer | None = None,
+    schedule: Schedule = "onecycle",
+    batch: int = 128,
+    augment: Augment | str | None = "auto",
+    clip_norm: float | None = None,
+    ema: float | None = None,
+    precision: str = "fp32",
+    arithmetic: Any = None,
+    qat: Any = None,
+    frozen: Iterable[str] | None = None,
+    halting: EarlyHalting | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool | str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    continue_from: Any = None,
+    on_nonfinite: str = "raise",
+    max_seconds: float | None = None,
+    threads: int | None = None,
+    rng: Rng = None,
+) -> History:
+    """Train a network; it is changed, and ends with statistics for every named point.
+
+    Parameters
+    ----------
+    net : Network
+    data : Data
+        Images of ``data.train``; the last batch that is not full is dropped.
+    epochs : int
+    val : Split or (x, y), optional
+        For the figures of every epoch; ``data.val`` without.
+    method : Sandwich, SinglePath or MultiPath, optional
+        Which points a step trains. None: the only point, or `Sandwich` for several.
+    loss : "auto", CrossEntropy, MSE or function
+        A function takes (outputs, targets) and returns (loss per sample, gradient of their mean).
+    metrics : sequence
+        More figures for validation, as in `Network.evaluate`.
+    optimizer : SGD or AdamW, optional
+        ``SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)`` without.
+    schedule : "onecycle", "cosine", "constant" or function (step, steps) -> lr
+    batch : int, default 128
+    augment : "auto", Augment or None
+        "auto" is what the data set says.
+    clip_norm : float, optional
+        Largest norm of all gradients together.
+    frozen : sequence of str, optional
+        Layers that are not updated, or what their names begin with before a dot.
+    halting : EarlyHalting, optional
+    callbacks : sequence of Callback
+    progress : "auto", True or False
+        A bar on a terminal or in a notebook, a line per epoch elsewhere; False is quiet.
+    checkpoint : path, optional
+        Written after every epoch and on interruption.
+    resume : bool, default True
+        Go on from the checkpoint if there is one, with the same bits as without the interruption.
+    on_nonfinite : "raise" or "skip"
+        What NaN or infinity in a step does.
+    max_seconds : float, optional
+        End after the step that passes this.
+    threads : int, optional
+        All cores this process may use without.
+    rng : None, int or Generator
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError
+        For arguments that do not fit, labels beyond the outputs, or a checkpoint of another run.
+    NonFiniteError
+        With on_nonfinite="raise"; the network keeps the last finished step.
+    KeyboardInterrupt
+        After Ctrl-C; the network keeps the last finished step.
+
+    Examples
+    --------
+    >>> import dynadnn as dn
+    >>> data = dn.datasets.digits(rng=0)
+    >>> net = dn.nets.mlp(data, rng=0)
+    >>> history = dn.fit(net, data, epochs=2, progress=False, rng=0)
+    >>> history.epochs
+    2
+    """
+    missing = {"ema": ema, "arithmetic": arithmetic, "qat": qat, "continue_from": continue_from}
+    loop = make_loop(
+        net,
+        data,
+        None,
+        missing,
+        epochs=epochs,
+        val=val,
+        method=method,
+        loss=loss,
+        metrics=metrics,
+        optimizer=optimizer,
+        schedule=schedule,
+        batch=batch,
+        augment=augment,
+        clip_norm=clip_norm,
+        precision=precision,
+        frozen=frozen,
+        halting=halting,
+        callbacks=callbacks,
+        progress=progress,
+        checkpoint=checkpoint,
+        resume=resume,
+        on_nonfinite=on_nonfinite,
+        max_seconds=max_seconds,
+        threads=threads,
+        rng=rng,
+    )
+    return loop.run()
+
+
+def make_loop(net: Network, data: Data, teaching: Any, missing: dict[str, Any], **options: Any) -> Loop:
+    """Check the options of `fit` and `distill`; `teaching` is a function of (settings, notes) or None."""
+    for name, value in missing.items():
+        if value is not None:
+            raise UnsupportedError(f"{name}={value!r} is not built")
+    if options["precision"] == "bf16":
+        raise UnsupportedError("precision='bf16' is not built: train with 'fp32'")
+    if options["precision"] != "fp32":
+        raise ValueError(f"precision is {options['precision']!r}: it must be 'fp32' or 'bf16'")
+    if options["on_nonfinite"] == "rollback":
+        raise UnsupportedError("on_nonfinite='rollback' is not built: use 'raise' or 'skip'")
+    if options["on_nonfinite"] not in ("raise", "skip"):
+        raise ValueError(f"on_nonfinite is {options['on_nonfinite']!r}: it must be 'raise' or 'skip'")
+    if not isinstance(net, Network):
+        raise TypeError(f"net must be a Network, not {type(net).__name__}")
+    if not isinstance(data, Data):
+        raise TypeError(f"data must be a Data (dn.datasets.from_arrays makes one of arrays), not {type(data).__name__}")
+    notes: list[str] = []
+    settings = _settings(net, data, options, notes)
+    val = as_split(options["val"], data, net.shape)
+    if val is not None:
+        net._images(val.x[:1], "val")
+        check_labels(val.y, net.outputs, "y of val")
+    if settings.halting is not None and settings.halting.training and val is None:
+        raise ValueError("halting needs validation images: pass val, or EarlyHalting(training=False)")
+    taught = None if teaching is None else teaching(settings, val, notes)
+    loop = Loop(net, data, val, settings, taught)
+    for note in notes:
+        loop.progress.say(note)
+    return loop
+
+
+def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str]) -> Settings:
+    train = data.train
+    net._images(train.x[:1], "data.train.x")
+    check_labels(train.y, net.outputs, "y of data.train")
+    points = list(net.points.values())
+    method = options["method"]
+    if method is None:
+        method = default_method(net._spec.groups, points)
+        notes.append(f"method: {type(method).__name__}, points {', '.join(net.points)}")
+    optimizer = options["optimizer"] or SGD()
+    if not isinstance(optimizer, SGD | AdamW):
+        raise TypeError(f"optimizer must be dn.SGD(...) or dn.AdamW(...), not {type(optimizer).__name__}")
+    batch = positive_int(options["batch"], "batch")
+    if batch > len(train):
+        notes.append(f"batch: {len(train)}, all there is ({batch} was asked for)")
+        batch = len(train)
+    augment = _augment(options["augment"], data, notes)
+    clip, limit = options["clip_norm"], options["max_seconds"]
+    for name, value in (("clip_norm", clip), ("max_seconds", limit)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
+    halting = options["halting"]
+    if halting is not None and not isinstance(halting, EarlyHalting):
+        raise TypeError(f"halting must be dn.EarlyHalting(...), not {type(halting).__name__}")
+    if halting is not None:
+        halting.key(list(net.points))
+    frozen = options["frozen"]
+    rng = options["rng"]
+    return Settings(
+        epochs=positive_int(options["epochs"], "epochs"),
+        method=check_method(method) if options["method"] is not None else method,
+        loss=resolve_loss(options["loss"], train.y, net.outputs),
+        metrics=tuple(options["metrics"]),
+        optimizer=optimizer,
+        schedule=options["schedule"],
+        batch=batch,
+        augment=augment,
+        clip_norm=clip,
+        frozen=None if frozen is None else (frozen,) if isinstance(frozen, str) else tuple(frozen),
+        halting=halting,
+        callbacks=tuple(options["callbacks"]),
+        progress=options["progress"],
+        checkpoint=options["checkpoint"],
+        resume=bool(options["resume"]),
+        on_nonfinite=options["on_nonfinite"],
+        max_seconds=limit,
+        threads=thread_count(options["threads"]),
+        seed=seed_of(rng),
+        fresh=not isinstance(rng, int | np.integer),
+    )
+
+
+def _augment(augment: Any, data: Data, notes: list[str]) -> Augment | None:
+    if augment == "auto":
+        chosen = data.augment
+        notes.append(f"augment: {chosen if chosen is not None else 'none'}")
+    elif augment is None or isinstance(augment, Augment):
+        chosen = augment
+    else:
+        raise TypeError(f"augment must be 'auto', None or dn.Augment(...), not {augment!r}")
+    if chosen is None or chosen == Augment():
+        return None
+    if data.train.x.dtype != np.uint8 or data.train.x.ndim != 4:
+        kind = f"{data.train.x.dtype} of shape {data.train.x.shape}"
+        raise ValueError(f"augment works on uint8 images (n, h, w, c), the data is {kind}: pass augment=None")
+    return chosen
