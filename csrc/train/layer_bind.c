@@ -33,26 +33,35 @@ static void place_cuts(dn_layer *layer, const dn_value *input) {
     }
 }
 
+/* Is column `position` + offset of an input `width` wide outside it, seen from the given edge? Only the outermost column counts: the others take all taps. */
+static bool beyond(int edge, int32_t position, int32_t width) { return (edge == DN_EDGE_LEFT && position < 0) || (edge == DN_EDGE_RIGHT && position >= width); }
+
 static void bind_forward(dn_layer *layer, const dn_value *input) {
     const dn_node *node = layer->node;
-    int32_t padded_width = input->width + node->pad_left + node->pad_right, count = 0, cut_begin = 0;
-    for (int32_t g = 0; g < layer->groups; g++) {
-        dn_row_taps *rows = layer->rows + g * (node->kernel_h + 1);
-        int32_t cut_end = cut_begin;
-        while (cut_end < layer->cut_count && layer->cuts[cut_end].group == g) cut_end++;
-        for (int32_t kh = 0; kh < node->kernel_h; kh++) {
-            rows[kh] = (dn_row_taps){kh * node->dilation_h - node->pad_top, count};
-            for (int32_t kw = 0; kw < node->kernel_w; kw++) {
-                int32_t pixel = (kh * node->dilation_h * padded_width + kw * node->dilation_w) * input->channels, tap = kh * node->kernel_w + kw;
-                for (int32_t k = cut_begin; k < cut_end; k++) {
-                    const dn_cut *cut = &layer->cuts[k];
-                    dn_run run = {pixel + cut->dense, (tap * layer->group_in + cut->begin - g * layer->group_in) * 16, cut->active};
-                    count = append(layer->runs, count, rows[kh].first, run);
+    int32_t padded_width = input->width + node->pad_left + node->pad_right, count = 0;
+    dn_row_taps *rows = layer->rows;
+    for (int edge = 0; edge < DN_EDGES; edge++) {
+        int32_t cut_begin = 0, column = edge == DN_EDGE_RIGHT ? (node->width - 1) * node->stride_w : 0, kept = 0;
+        for (int32_t g = 0; g < layer->groups; g++, rows += node->kernel_h + 1) {
+            int32_t cut_end = cut_begin;
+            while (cut_end < layer->cut_count && layer->cuts[cut_end].group == g) cut_end++;
+            for (int32_t kh = 0; kh < node->kernel_h; kh++) {
+                rows[kh] = (dn_row_taps){kh * node->dilation_h - node->pad_top, count};
+                for (int32_t kw = 0; kw < node->kernel_w; kw++) {
+                    int32_t pixel = (kh * node->dilation_h * padded_width + kw * node->dilation_w) * input->channels, tap = kh * node->kernel_w + kw;
+                    if (beyond(edge, column + kw * node->dilation_w - node->pad_left, input->width)) continue;
+                    kept++;
+                    for (int32_t k = cut_begin; k < cut_end; k++) {
+                        const dn_cut *cut = &layer->cuts[k];
+                        dn_run run = {pixel + cut->dense, (tap * layer->group_in + cut->begin - g * layer->group_in) * 16, cut->active};
+                        count = append(layer->runs, count, rows[kh].first, run);
+                    }
                 }
             }
+            rows[node->kernel_h] = (dn_row_taps){0, count};
+            cut_begin = cut_end;
         }
-        rows[node->kernel_h] = (dn_row_taps){0, count};
-        cut_begin = cut_end;
+        layer->share[edge] = (float)kept / (float)(layer->taps * layer->groups);
     }
 }
 
@@ -69,30 +78,40 @@ static int32_t active_outputs(const dn_layer *layer, int32_t group) {
     return left < 0 ? 0 : left < layer->group_out ? left : layer->group_out;
 }
 
-static void bind_backward(dn_layer *layer, const dn_value *output) {
+/* Taps of one output phase of group g, from the last to the first so that rows and columns of dy come in ascending order. */
+static void bind_phase(dn_layer *layer, const dn_value *output, int edge, int32_t g, int32_t py, int32_t px, int32_t last_column, int32_t *row_count, int32_t *count, int32_t *kept) {
     const dn_node *node = layer->node;
-    int32_t padded_width = output->width + layer->left + layer->right, count = 0, row_count = 0, phase_count = 0;
-    for (int32_t g = 0; g < layer->groups; g++) {
-        int32_t channels = active_outputs(layer, g);
-        for (int32_t py = 0; py < node->stride_h; py++)
-            for (int32_t px = 0; px < node->stride_w; px++) {
-                dn_phase_taps *phase = &layer->phases[phase_count++];
-                *phase = (dn_phase_taps){row_count, 0};
-                for (int32_t kh = node->kernel_h - 1; kh >= 0; kh--) {
-                    int32_t y, x;
-                    if (!meets(py, node->pad_top, kh, node->dilation_h, node->stride_h, &y)) continue;
-                    layer->back_rows[row_count] = (dn_row_taps){y, count};
-                    for (int32_t kw = node->kernel_w - 1; kw >= 0; kw--) {
-                        if (!meets(px, node->pad_left, kw, node->dilation_w, node->stride_w, &x)) continue;
-                        int32_t tap = layer->taps - 1 - (kh * node->kernel_w + kw);
-                        dn_run run = {((y + layer->top) * padded_width + x + layer->left) * output->channels + g * layer->group_out, tap * layer->group_out * 16, channels};
-                        count = append(layer->back_runs, count, layer->back_rows[row_count].first, run);
-                    }
-                    row_count++;
+    int32_t padded_width = output->width + layer->left + layer->right, channels = active_outputs(layer, g), column = edge == DN_EDGE_RIGHT ? last_column : 0;
+    for (int32_t kh = node->kernel_h - 1; kh >= 0; kh--) {
+        int32_t y, x;
+        if (!meets(py, node->pad_top, kh, node->dilation_h, node->stride_h, &y)) continue;
+        dn_row_taps *row = &layer->back_rows[(*row_count)++];
+        *row = (dn_row_taps){y, *count};
+        for (int32_t kw = node->kernel_w - 1; kw >= 0; kw--) {
+            if (!meets(px, node->pad_left, kw, node->dilation_w, node->stride_w, &x) || beyond(edge, column + x, output->width)) continue;
+            int32_t tap = layer->taps - 1 - (kh * node->kernel_w + kw);
+            dn_run run = {((y + layer->top) * padded_width + x + layer->left) * output->channels + g * layer->group_out, tap * layer->group_out * 16, channels};
+            *count = append(layer->back_runs, *count, row->first, run);
+            ++*kept;
+        }
+    }
+}
+
+static void bind_backward(dn_layer *layer, const dn_value *input, const dn_value *output) {
+    const dn_node *node = layer->node;
+    int32_t count = 0, row_count = 0;
+    dn_phase_taps *phase = layer->phases;
+    for (int edge = 0; edge < DN_EDGES; edge++) {
+        int32_t kept = 0;
+        for (int32_t g = 0; g < layer->groups; g++)
+            for (int32_t py = 0; py < node->stride_h; py++)
+                for (int32_t px = 0; px < node->stride_w; px++, phase++) {
+                    phase->rows_first = row_count;
+                    bind_phase(layer, output, edge, g, py, px, (input->width - 1 - px) / node->stride_w, &row_count, &count, &kept);
+                    phase->rows_count = row_count - phase->rows_first;
+                    layer->back_rows[row_count++] = (dn_row_taps){0, count};
                 }
-                phase->rows_count = row_count - phase->rows_first;
-                layer->back_rows[row_count++] = (dn_row_taps){0, count};
-            }
+        layer->back_share[edge] = (float)kept / (float)(layer->taps * layer->groups);
     }
 }
 
@@ -122,5 +141,5 @@ void dn_layer_bind(dn_trainer *trainer, dn_layer *layer, const dn_value *input, 
     }
     place_cuts(layer, input);
     bind_forward(layer, input);
-    if (layer->kind == DN_LAYER_DENSE) bind_backward(layer, output);
+    if (layer->kind == DN_LAYER_DENSE) bind_backward(layer, input, output);
 }

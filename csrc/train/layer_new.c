@@ -100,11 +100,11 @@ static void reach(int32_t in, int32_t out, int32_t kernel, int32_t stride, int32
 static dn_status make_lists(dn_trainer *trainer, dn_layer *layer, dn_error *err) {
     const dn_node *node = layer->node;
     size_t groups = (size_t)layer->groups, taps = (size_t)layer->taps, kernel_h = (size_t)node->kernel_h, sh = (size_t)node->stride_h, sw = (size_t)node->stride_w;
-    DN_TRY(DN_OWN(trainer, &layer->runs, taps * (size_t)layer->cut_count, err));
-    DN_TRY(DN_OWN(trainer, &layer->rows, groups * (kernel_h + 1), err));
-    DN_TRY(DN_OWN(trainer, &layer->back_runs, taps * groups, err));
-    DN_TRY(DN_OWN(trainer, &layer->back_rows, groups * sw * (kernel_h + sh), err));
-    return DN_OWN(trainer, &layer->phases, groups * sh * sw, err);
+    DN_TRY(DN_OWN(trainer, &layer->runs, DN_EDGES * taps * (size_t)layer->cut_count, err));
+    DN_TRY(DN_OWN(trainer, &layer->rows, DN_EDGES * groups * (kernel_h + 1), err));
+    DN_TRY(DN_OWN(trainer, &layer->back_runs, DN_EDGES * taps * groups, err));
+    DN_TRY(DN_OWN(trainer, &layer->back_rows, DN_EDGES * groups * sw * (kernel_h + sh), err));
+    return DN_OWN(trainer, &layer->phases, DN_EDGES * groups * sh * sw, err);
 }
 
 static dn_status copy_params(dn_layer *layer, const dn_params *params, dn_error *err) {

@@ -116,6 +116,7 @@ static void dense_forward(const dn_trainer *trainer, const dn_unit *unit, const 
     const dn_node *node = layer->node;
     const dn_value *x = &trainer->values[unit->z];
     const size_t row = (size_t)(x->width + node->pad_left + node->pad_right) * (size_t)x->channels;
+    const bool edges = layer->share[DN_EDGE_LEFT] + layer->share[DN_EDGE_RIGHT] < 2;
     for (int32_t g = 0; g < layer->groups; g++) {
         int32_t outputs = active_outputs(layer, g);
         if (!outputs) break;
@@ -133,6 +134,10 @@ static void dense_forward(const dn_trainer *trainer, const dn_unit *unit, const 
             .outputs = outputs,
             .runs = layer->runs,
             .taps = layer->rows + g * (node->kernel_h + 1),
+            .left = edges ? layer->rows + (layer->groups + g) * (node->kernel_h + 1) : NULL,
+            .right = edges ? layer->rows + (2 * layer->groups + g) * (node->kernel_h + 1) : NULL,
+            .left_share = layer->share[DN_EDGE_LEFT],
+            .right_share = layer->share[DN_EDGE_RIGHT],
             .taps_count = node->kernel_h,
             .row_step = node->stride_h,
             .row_limit = x->height,
@@ -299,6 +304,8 @@ static void depthwise_weights(const dn_trainer *trainer, const dn_layer *layer, 
 static void dense_input_gradient(const dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const dn_value *y, const float *dy, float *dx, dn_ahead *ahead) {
     const dn_node *node = layer->node;
     const ptrdiff_t c = x->channels, row = (y->width + layer->left + layer->right) * (ptrdiff_t)y->channels;
+    const int32_t phases = layer->groups * node->stride_h * node->stride_w;
+    const bool edges = layer->back_share[DN_EDGE_LEFT] + layer->back_share[DN_EDGE_RIGHT] < 2;
     for (int32_t k = 0; k < layer->cut_count; k++) {
         const dn_cut *cut = &layer->cuts[k];
         if (!cut->active) continue;
@@ -319,6 +326,10 @@ static void dense_input_gradient(const dn_trainer *trainer, const dn_layer *laye
                     .outputs = cut->active,
                     .runs = layer->back_runs,
                     .taps = layer->back_rows + phase->rows_first,
+                    .left = edges ? layer->back_rows + phase[phases].rows_first : NULL,
+                    .right = edges ? layer->back_rows + phase[2 * phases].rows_first : NULL,
+                    .left_share = layer->back_share[DN_EDGE_LEFT],
+                    .right_share = layer->back_share[DN_EDGE_RIGHT],
                     .taps_count = phase->rows_count,
                     .row_step = 1,
                     .row_limit = y->height,

@@ -8,7 +8,7 @@
 #include "base/status.h"
 #include "train/train.h"
 
-enum { POLL_NS = 4000000, RUNS = 32 };
+enum { RUNS = 32 };
 
 bool dn_trainer_stop(dn_trainer *trainer, int worker) {
     if (atomic_load_explicit(&trainer->cancelled, memory_order_relaxed)) return true;
@@ -19,7 +19,7 @@ bool dn_trainer_stop(dn_trainer *trainer, int worker) {
         atomic_store_explicit(&trainer->cancelled, true, memory_order_relaxed);
         return true;
     }
-    trainer->next_poll = dn_clock_ns() + POLL_NS;
+    trainer->next_poll = dn_clock_ns() + trainer->poll_ns;
     return false;
 }
 
@@ -185,7 +185,7 @@ static void finish_step(dn_trainer *trainer, const dn_step *step) {
 
 dn_status dn_trainer_run_phases(dn_trainer *trainer, const dn_phase *phases, int32_t count, const dn_step *steps) {
     atomic_store(&trainer->cancelled, false);
-    trainer->next_poll = dn_clock_ns() + POLL_NS;
+    trainer->next_poll = dn_clock_ns() + trainer->poll_ns;
     trainer->phase_steps = steps;
     for (int32_t p = 0; p < count; p++) {
         trainer->phase = &phases[p];

@@ -57,6 +57,9 @@ typedef struct dn_phase_taps {
     int32_t rows_first, rows_count; /* in back_rows */
 } dn_phase_taps;
 
+/* Which columns a list of taps is for. */
+enum { DN_EDGE_NONE, DN_EDGE_LEFT, DN_EDGE_RIGHT, DN_EDGES };
+
 typedef enum dn_layer_kind { DN_LAYER_DENSE, DN_LAYER_DEPTHWISE, DN_LAYER_LINEAR } dn_layer_kind;
 
 /* Weights: [group][outputs of a group / 16][tap][inputs of a group][16]; depthwise [channel / 16][tap][16]. Transposed: [cut][inputs of the cut / 16][last tap first]
@@ -83,8 +86,9 @@ typedef struct dn_layer {
     /* This pass. */
     int32_t in_active, out_active;
     dn_run *runs, *back_runs;
-    dn_row_taps *rows, *back_rows;   /* rows: (kernel_h + 1) per group */
-    dn_phase_taps *phases;            /* stride_h * stride_w per group */
+    dn_row_taps *rows, *back_rows; /* [DN_EDGES][groups][kernel_h + 1]; back_rows: see phases */
+    dn_phase_taps *phases;         /* [DN_EDGES][groups][stride_h * stride_w] */
+    float share[DN_EDGES], back_share[DN_EDGES]; /* part of the taps along a row that the first, the last column reaches */
     int32_t top, bottom, left, right; /* halo of dy for backward-data */
     float *active_weight, *active_flipped, *active_taps, *active_bias; /* depthwise: [active / 16][tap][16], the same with the last tap first, [tap][active] */
     size_t split_offset;
@@ -226,7 +230,7 @@ struct dn_trainer {
     dn_dtype dtype;
     const float *d_logits;
     const dn_poll *poll;
-    int64_t next_poll;
+    int64_t next_poll, poll_ns; /* the calling thread asks the poll at most this often; tests set 0 */
     atomic_bool cancelled;
     const dn_phase *phase;
     const dn_step *phase_steps;
@@ -262,6 +266,8 @@ typedef struct dn_conv_pass {
     int32_t outputs;
     const dn_run *runs;
     const dn_row_taps *taps; /* taps_count + 1 entries; input row of output row y: y * row_step + offset, skipped outside 0 .. row_limit - 1 */
+    const dn_row_taps *left, *right; /* the same without taps that the first, the last column does not reach; NULL: all reach the input */
+    float left_share, right_share;   /* part of the taps that is left */
     int32_t taps_count, row_step, row_limit;
     dn_epilogue epilogue;
     dn_ahead *ahead; /* may be NULL */

@@ -9,6 +9,8 @@
 #include "base/status.h"
 #include "train/train.h"
 
+enum { POLL_NS = 4000000 }; /* an image's step comes between two looks at the clock: stay well below 10 ms */
+
 dn_status dn_trainer_own(dn_trainer *trainer, void **out, size_t count, size_t size, dn_error *err) {
     *out = NULL;
     if (trainer->owned_count == trainer->owned_capacity) return dn_fail(err, DN_ENOMEM, "a trainer owns more than %zu blocks", trainer->owned_capacity);
@@ -239,6 +241,7 @@ dn_status dn_trainer_new(dn_trainer **out, const dn_graph *graph, const dn_param
     trainer->slots_stat = options->stat_slots;
     trainer->stat_momentum = options->stat_momentum;
     trainer->seed = options->seed;
+    trainer->poll_ns = POLL_NS;
     dn_kernels_select(&trainer->kernels, dn_cpu_detect() & dn_isa_features(options->isa));
     dn_fpenv env = dn_fpenv_enter();
     dn_status status = build(trainer, params, frozen, input_table, err);
