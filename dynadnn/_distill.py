@@ -396,13 +396,13 @@ class Distillation:
                 stacklevel=3,
             )
 
-    def finish(self, data: Data) -> None:
+    def finish(self, data: Data, images: NDArray[Any]) -> None:
         """Leave the trainee ready to use."""
         if self.session is not None:
             self.session.export()
-            remember(self.session.net, data, seed=self.settings.seed)
+            remember(self.session.net, data, images, seed=self.settings.seed)
             if self.session.net._needs_tables:
-                self.session.net.recalibrate(data.calibration.x)
+                self.session.net.recalibrate(images)
 
     # ---- checkpoints ----
 

@@ -24,7 +24,7 @@ from ._network import Network, remember, spec_json
 from ._optimizers import Optimizer, Rate, Schedule
 from ._points import Subnet
 from ._session import Session, Uninterrupted
-from .datasets import Augment, Data, Split
+from .datasets import Augment, Data, Split, calibration_images
 
 F32 = NDArray[np.float32]
 _ORDER = 5  # stream of random numbers
@@ -75,7 +75,7 @@ class Teaching(Protocol):
     def epoch_end(self, history: dict[str, list[float]], losses: Sequence[float], loop: Loop) -> list[Halt]:
         """Validate and halt."""
 
-    def finish(self, data: Data) -> None:
+    def finish(self, data: Data, images: NDArray[Any]) -> None:
         """Export the trainee."""
 
     def macs(self) -> int:
@@ -326,16 +326,23 @@ class Loop:
         figures = {}
         if self.history.history.get("val_accuracy"):
             figures = {"val_accuracy": self.history.history["val_accuracy"][-1]}
-        remember(self.net, self.data, seed=self.settings.seed, steps=self.history.steps, metrics=figures)
+        images = self._calibration()
+        remember(self.net, self.data, images, seed=self.settings.seed, steps=self.history.steps, metrics=figures)
         if self.net._needs_tables:
-            self.net.recalibrate(self.data.calibration.x, points=named)
+            self.net.recalibrate(images, points=named)
         if self.teaching is not None:
-            self.teaching.finish(self.data)
+            self.teaching.finish(self.data, images)
         self.history.seconds = self._seconds()
         if not self.finished:
             self.finished = self.step >= self.rate.last
             self._save()
         return self.history
+
+    def _calibration(self) -> NDArray[Any]:
+        """Return training images changed as this run changed them, for the final statistics."""
+        augment = self.settings.augment
+        same = (augment or Augment()) == (self.data.augment or Augment())
+        return (self.data.calibration if same else calibration_images(self.train, augment)).x
 
     def _abandon(self) -> None:
         """After an exception: the last finished step, in the network and in the checkpoint."""
@@ -344,7 +351,7 @@ class Loop:
             self.session.export()
             if self.teaching is not None:
                 self.teaching.discard()
-            remember(self.net, self.data, seed=self.settings.seed, steps=self.history.steps)
+            remember(self.net, self.data, self._calibration(), seed=self.settings.seed, steps=self.history.steps)
             if self.history.steps:
                 self._save()
 

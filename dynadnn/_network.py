@@ -669,8 +669,8 @@ def spec_json(net: Network) -> bytes:
     return msgspec.json.encode(net._spec)
 
 
-def remember(net: Network, data: Data, **provenance: Any) -> None:
+def remember(net: Network, data: Data, images: NDArray[Any], **provenance: Any) -> None:
     """Keep what training knows: calibration images and where the data came from."""
-    net._calibration = data.calibration.x
+    net._calibration = images
     known = {**net.provenance, "data": data.fingerprint, **provenance}
     net.provenance = MappingProxyType({k: v for k, v in known.items() if v is not None})

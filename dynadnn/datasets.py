@@ -154,7 +154,7 @@ class Data:
             train=train,
             val=self.val.subset(n),
             test=self.test.subset(n),
-            calibration=_calibration(train, self.augment),
+            calibration=calibration_images(train, self.augment),
         )
 
     def __repr__(self) -> str:
@@ -486,7 +486,7 @@ def _split(
     outputs, labels = _outputs([train, *splits.values()], names)
     preprocess = _statistics(train.x) if x.dtype == np.uint8 else None
     return Data(
-        train, splits["val"], splits["test"], _calibration(train, augment), outputs, labels, preprocess, augment
+        train, splits["val"], splits["test"], calibration_images(train, augment), outputs, labels, preprocess, augment
     )
 
 
@@ -519,7 +519,7 @@ def _statistics(x: NDArray[Any]) -> Preprocess:
     return Preprocess(mean, std)
 
 
-def _calibration(train: Split, augment: Augment | None) -> Split:
+def calibration_images(train: Split, augment: Augment | None) -> Split:
     """Training images changed as training changes them: statistics of unchanged images can cost points of accuracy."""
     some = train.subset(CALIBRATION_IMAGES)
     if augment is None or some.x.dtype != np.uint8 or some.x.ndim != 4:
