@@ -195,11 +195,12 @@ void dn_point_step(const dn_point *point, int32_t index, dn_step_info *info);
 
 typedef enum dn_range { DN_RANGE_MSE, DN_RANGE_MINMAX, DN_RANGE_PERCENTILE } dn_range;
 
-/* How to calibrate. Scales: range and percentile (0..100). mean_shift and variance_ratio [norm_channels] (or NULL) correct what the images give: a network that is quantised keeps the
- * statistics it was trained with, moved by what quantisation changes on the same images. */
+/* How to calibrate. Scales: range and percentile (0..100). The rest [norm_channels] may be NULL. A network that is quantised keeps the statistics it was trained with, moved by what
+ * quantisation changes on the same images: first the float network is observed (kept_* normalise, what the images give is returned), then the quantised one is corrected. */
 typedef struct dn_calibration_options {
     dn_range range;
     double percentile;
+    const float *kept_mean, *kept_variance;   /* normalise with these */
     const float *mean_shift, *variance_ratio; /* mean = measured + shift, variance = measured * ratio */
     int32_t threads;
 } dn_calibration_options;

@@ -80,6 +80,8 @@ class Plan:
         range: str = "mse",
         percentile: float = 99.99,
         threads: int = 1,
+        kept_mean: _F32 | None = None,
+        kept_variance: _F32 | None = None,
         mean_shift: _F32 | None = None,
         variance_ratio: _F32 | None = None,
     ) -> tuple[_F32, _F32, _F32 | None]: ...  # mean, variance, scale (None if the plan has no int8 layer)

@@ -493,17 +493,23 @@ class Network:
             self._recalibrate_point(subnet, images)
 
     def _recalibrate_point(
-        self, subnet: Subnet, images: NDArray[Any], mean_shift: F32 | None = None, variance_ratio: F32 | None = None
+        self, subnet: Subnet, images: NDArray[Any], *, kept: Tables | None = None, moved: tuple[F32, F32] | None = None
     ) -> None:
-        """Tables of one point from checked images; mean_shift and variance_ratio correct what the images give."""
+        """Tables of one point from checked images.
+
+        kept: normalise with these statistics, yet store what the images give. moved: (shift of the means, ratio of the
+        variances) to correct what the images give.
+        """
         threads = thread_count(None)
         tables = self._plan(threads).calibrate(
             *self._rules.arrays(subnet),
             images,
             range=self._calibrate,
             threads=threads,
-            mean_shift=mean_shift,
-            variance_ratio=variance_ratio,
+            kept_mean=kept.mean if kept else None,
+            kept_variance=kept.variance if kept else None,
+            mean_shift=moved[0] if moved else None,
+            variance_ratio=moved[1] if moved else None,
         )
         self._set_tables({**self._tables, subnet: Tables(*tables)})
 

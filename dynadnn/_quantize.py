@@ -183,15 +183,15 @@ def _calibrate_points(net: Network, model: Network, origin: dict[Subnet, Subnet]
     variance likewise by the ratio. The noise of few images cancels in the difference.
     """
     measured = net.copy()
-    known = [subnet for subnet in dict.fromkeys(origin.values()) if subnet in net.tables]
-    measured.recalibrate(images, known)
     corrections = {}
-    for subnet in known:
-        kept, here = net.tables[subnet], measured.tables[subnet]
+    for subnet in [subnet for subnet in dict.fromkeys(origin.values()) if subnet in net.tables]:
+        kept = net.tables[subnet]
+        measured._recalibrate_point(subnet, images, kept=kept)
+        here = measured.tables[subnet]
         ratio = np.where(here.variance > 1e-8, kept.variance / np.maximum(here.variance, 1e-8), 1).astype(np.float32)
         corrections[subnet] = (kept.mean - here.mean, ratio)
     for made, subnet in origin.items():
-        model._recalibrate_point(made, images, *corrections.get(subnet, (None, None)))
+        model._recalibrate_point(made, images, moved=corrections.get(subnet))
 
 
 def _within_drop(

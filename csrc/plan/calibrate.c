@@ -113,8 +113,10 @@ static dn_status measure_norm(dn_calibration *c, dn_error *err) {
         if (!isfinite(mean[lane]) || !isfinite(variance[lane])) return dn_fail(err, DN_ENONFINITE, "%s: calibration images give channel %d mean %g", norm->name, c->channel[lane], mean[lane]);
         if (c->options->mean_shift) mean[lane] += (double)c->options->mean_shift[at];
         if (c->options->variance_ratio) variance[lane] *= (double)c->options->variance_ratio[at];
-        c->tables->mean[at] = (float)mean[lane];
-        c->tables->variance[at] = (float)variance[lane];
+        c->observed[at] = (float)mean[lane];
+        c->observed[(size_t)c->run.plan->graph->norm_channels + at] = (float)variance[lane];
+        c->tables->mean[at] = c->options->kept_mean ? c->options->kept_mean[at] : (float)mean[lane];
+        c->tables->variance[at] = c->options->kept_variance ? c->options->kept_variance[at] : (float)variance[lane];
     }
     return DN_OK;
 }
@@ -255,7 +257,11 @@ static dn_status take_memory(dn_calibration *c, dn_error *err) {
     DN_TRY(dn_alloc((void **)&c->sums, c->images + 2, lanes * sizeof(double), err));
     DN_TRY(dn_alloc((void **)&c->bins, (size_t)c->threads * groups, DN_BINS * sizeof(int64_t), err));
     DN_TRY(dn_alloc((void **)&c->peaks, c->images, groups * sizeof(float), err));
-    return DN_NEW(&c->channel, lanes, err);
+    DN_TRY(DN_NEW(&c->channel, lanes, err));
+    size_t channels = (size_t)point->plan->graph->norm_channels;
+    DN_TRY(DN_NEW(&c->observed, 2 * channels, err));
+    for (size_t i = 0; i < channels; i++) c->observed[channels + i] = 1; /* inactive channels */
+    return DN_OK;
 }
 
 /* Until a table is measured it holds harmless numbers. */
@@ -277,6 +283,8 @@ static dn_status calibrate(dn_calibration *c, const dn_plan *plan, const dn_subn
         c->op = &plan->ops[c->step->op];
         if (c->op->kind != DN_DO_OUTPUT) DN_TRY(calibrate_step(c, err));
     }
+    size_t channels = (size_t)plan->graph->norm_channels;
+    for (size_t i = 0; i < channels; i++) c->tables->mean[i] = c->observed[i], c->tables->variance[i] = c->observed[channels + i];
     return DN_OK;
 }
 
@@ -301,6 +309,7 @@ dn_status dn_calibrate(const dn_plan *plan, const dn_subnet *subnet, const void 
     dn_free(c.bins);
     dn_free(c.peaks);
     dn_free(c.channel);
+    dn_free(c.observed);
     dn_fpenv_leave(saved);
     return status;
 }

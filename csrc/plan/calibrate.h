@@ -19,6 +19,7 @@ typedef struct dn_calibration {
     int64_t *bins;      /* [threads][groups][DN_BINS] */
     float *peaks;       /* [images][groups] */
     int32_t *channel;   /* [lanes] full channel, -1: padding */
+    float *observed;    /* [2][norm_channels] measured mean and variance while others are kept */
     int32_t threads;
     const dn_calibration_options *options;
     const dn_poll *poll;
