@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 
 
+# Interpreters that tests start must find the installed package, not the source folder they happen to stand in.
+os.environ["PYTHONSAFEPATH"] = "1"
+
+
 class Seeds:
     """Random sources whose seeds a failing test prints. DYNADNN_SEED moves them all."""
 
