@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-
 # Interpreters that tests start must find the installed package, not the source folder they happen to stand in.
 os.environ["PYTHONSAFEPATH"] = "1"
 
