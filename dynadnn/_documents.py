@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from ._container import atomic_write
 from ._errors import FormatError
 
 T = TypeVar("T")
-
-
-def write_file(path: str | Path, content: bytes) -> None:
-    """Write a whole file or leave the old one as it was.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; replaced if it exists.
-    content : bytes
-        All of it.
-
-    Raises
-    ------
-    OSError
-        If anything fails; the old file is still there.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def save_document(path: str | Path, kind: str, version: int, body: Mapping[str, Any]) -> None:
@@ -70,7 +36,7 @@ def save_document(path: str | Path, kind: str, version: int, body: Mapping[str, 
     """
     content = {"format": kind, "version": version, **body}
     digest = hashlib.sha256(_canonical(content)).hexdigest()
-    write_file(path, msgspec.json.format(msgspec.json.encode({**content, "sha256": digest}), indent=1) + b"\n")
+    atomic_write(path, msgspec.json.format(msgspec.json.encode({**content, "sha256": digest}), indent=1) + b"\n")
 
 
 def load_document(path: str | Path, kind: str, version: int, type_: type[T]) -> T:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ._documents import write_file
+from ._container import atomic_write
 from ._errors import FormatError
 from ._record import Record, from_document, to_document
 
@@ -27,7 +27,7 @@ class Journal:
             self._read(path, wanted)
         else:
             head = {"format": KIND, "version": VERSION, "options": wanted}
-            write_file(path, msgspec.json.encode(head) + b"\n")
+            atomic_write(path, msgspec.json.encode(head) + b"\n")
         self._file = open(path, "ab")  # noqa: SIM115 - stays open for the search
 
     @staticmethod
@@ -68,7 +68,7 @@ class Journal:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
                 raise FormatError(f"{path}, line {number}, is damaged: {error}") from None
         if torn:  # the process ended while it wrote this line
-            write_file(path, raw[: -len(torn)])
+            atomic_write(path, raw[: -len(torn)])
 
 
 def _head(path: str | Path, line: bytes) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from fakes import fake_network
 
 import dynadnn as dn
-from dynadnn import _device, _documents, _machine
+from dynadnn import _container, _device, _documents, _machine
 from dynadnn._identity import network_hash, structure_hash
 
 
@@ -161,7 +161,7 @@ def test_a_failed_save_leaves_the_old_file(net, tmp_path, monkeypatch):
 
     for name in ("fsync", "replace"):
         with monkeypatch.context() as m:
-            m.setattr(_documents.os, name, full)
+            m.setattr(_container.os, name, full)
             with pytest.raises(OSError, match="disk full"):
                 dn.Device().save(path)
         assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["d.json"]
