@@ -151,6 +151,7 @@ typedef struct dn_plan_options {
     int32_t threads;   /* the most a run may use, >= 1 */
     dn_isa isa;        /* the highest level kernels may use */
     int32_t precision; /* arithmetic of layers that are not quantised: 32 (fp32) */
+    int32_t least_bits; /* the fewest bits a point may ask of a quantised layer, 2..8: 8 lets layers keep their weights in one form only */
 } dn_plan_options;
 
 /* graph must outlive the plan. params: per node; a node with codes runs in int8, others in float. input_table: [channels][256] preprocessed value of each byte, or NULL

@@ -63,6 +63,7 @@ class Plan:
         threads: int = 1,
         isa: str | None = None,
         precision: int = 32,
+        least_bits: int = 2,
     ) -> Self: ...
     @property
     def weight_bytes(self) -> int: ...

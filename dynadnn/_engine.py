@@ -62,7 +62,10 @@ class Engine(_core.Engine):
     def __new__(cls, net: Network, *, threads: int = 1, isa: str | None = None, plan: _core.Plan | None = None) -> Self:
         """Lower the network, or share an engine's plan."""
         if plan is None:
-            plan = _core.Plan(net._graph, net._core_params(), input_table=net._input_table(), threads=threads, isa=isa)
+            plan = _core.Plan(
+                net._graph, net._core_params(), input_table=net._input_table(), threads=threads, isa=isa,
+                least_bits=min(net.views, default=8),
+            )  # fmt: skip
         self = super().__new__(cls, plan, input_shape=net.shape, outputs=net.outputs)
         self._net, self._isa = net, isa
         for name, subnet in net.points.items():

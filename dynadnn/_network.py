@@ -272,7 +272,10 @@ class Network:
     def _plan(self, threads: int) -> _core.Plan:
         """Return the network lowered for calibration; kept until the weights change."""
         if self._cached_plan is None or self._cached_plan[0] < threads:
-            plan = _core.Plan(self._graph, self._core_params(), input_table=self._input_table(), threads=threads)
+            plan = _core.Plan(
+                self._graph, self._core_params(), input_table=self._input_table(), threads=threads,
+                least_bits=min(self.views, default=8),
+            )  # fmt: skip
             self._cached_plan = (threads, plan)
         return self._cached_plan[1]
 

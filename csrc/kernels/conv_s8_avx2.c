@@ -199,6 +199,6 @@ EVERY(ROW) EVERY(POINTER) NARROW(SIDE)
 #define SIDE_LINE(steps, stride, nr) {run_##steps##_##stride##x##nr, run_view_##steps##_##stride##x##nr, 8, nr, steps, DN_FORM_ROW, stride},
 static const dn_conv_s8_variant variants[] = {NARROW(SIDE_LINE) EVERY(ROW_LINE) EVERY(POINTER_LINE)};
 
-const dn_conv_s8 dn_conv_s8_avx2 = {.isa = "avx2", .variants = variants, .variant_count = sizeof variants / sizeof *variants};
+const dn_conv_s8 dn_conv_s8_avx2 = {.isa = "avx2", .winograd = 1, .variants = variants, .variant_count = sizeof variants / sizeof *variants};
 
 #endif

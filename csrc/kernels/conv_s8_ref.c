@@ -1,7 +1,5 @@
 /* conv_s8_ref.c - the definition of the int8 convolution, written for reading. */
-#include <math.h>
-
-#include "kernels/kernels.h"
+#include "kernels/ref_s8.h"
 
 enum { PANEL = 16, STEP = 4 }; /* outputs in a panel; channels in a step */
 
@@ -22,24 +20,6 @@ static int32_t dot(const dn_conv_s8_job *job, ptrdiff_t base, size_t panel, int 
     return acc;
 }
 
-static void store(const dn_conv_s8_job *job, int32_t acc, size_t channel, ptrdiff_t output, ptrdiff_t residual) {
-    const dn_epilogue *e = &job->epilogue;
-    float v, *out_f32 = (float *)job->output;
-    if (e->flags & DN_CONV_ACCUMULATE) v = fmaf((float)acc, e->scale[channel], out_f32[output]);
-    else v = fmaf((float)acc, e->scale[channel], e->bias[channel]);
-    if (e->flags & DN_EPI_RESIDUAL) v = fmaf((float)job->residual[residual], e->residual_scale, v);
-    if (e->flags & DN_CONV_F32_OUT) {
-        out_f32[output] = v;
-        return;
-    }
-    if (e->flags & DN_EPI_HARDSWISH) {
-        float t = fminf(fmaxf(fmaf(v, 1 / 6.0f, 0.5f), 0), 1);
-        v = fmaf(v * t, e->out_scale, e->out_zero);
-    }
-    v = fminf(fmaxf(v, e->lo), e->hi);
-    ((uint8_t *)job->output)[output] = (uint8_t)rintf(v);
-}
-
 static void tile(const dn_conv_s8_job *job, int mr, int nr, int form, int view) {
     for (int i = 0; i < mr; i++) {
         ptrdiff_t in = form == DN_FORM_ROW ? i * job->in_step : job->in_offset[i];
@@ -50,7 +30,7 @@ static void tile(const dn_conv_s8_job *job, int mr, int nr, int form, int view) 
             int lanes = panel == nr - 1 ? job->last : PANEL;
             for (int lane = 0; lane < lanes; lane++) {
                 int channel = panel * PANEL + lane;
-                store(job, dot(job, in, (size_t)panel, lane, view), (size_t)channel, out + channel, residual + channel);
+                store_s8(&job->epilogue, dot(job, in, (size_t)panel, lane, view), (size_t)channel, job->output, out + channel, job->residual + residual + channel);
             }
         }
     }

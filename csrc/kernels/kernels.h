@@ -69,9 +69,48 @@ typedef struct dn_conv_s8_variant {
 typedef struct dn_conv_s8 {
     const char *isa;
     int32_t a_offset; /* what the kernel subtracts from every activation (0: vpdpbusd, usdot; 128: sdot) */
+    int winograd;     /* its products cost as much as 16-bit ones, so wino_s8 pays where it can be used */
     const dn_conv_s8_variant *variants;
     size_t variant_count;
 } dn_conv_s8;
+
+/* ---- wino_s8: 3 x 3, stride 1, u8 x s8 -> s32 -> u8 (or f32), by Winograd's F(2 x 2, 3 x 3): 16 products for 4 outputs in place of 36 ----
+ * Exact: with the matrices B, G, A of Lavin & Gray (2015) and H = 2G, which is whole, a tile of 2 x 2 sums is (A' [(H g H') * (B' d B)] A) / 4 without a remainder. Inputs
+ * after B are -510..1020, weights after H at most 9 * 127, so both fit in 16 bits; 4 * sum must fit in 32. */
+
+enum { DN_WINO_POSITIONS = 16, DN_WINO_TILES = 16, DN_WINO_QUAD = 4 };
+typedef struct dn_run {
+    int32_t input, weight, count;
+} dn_run;
+/* Tiles of 2 x 2 outputs, anywhere and overlapping. Weights: [panel][position][channel / 2][16 outputs][2 channels] in 16 bits. */
+typedef struct dn_wino_s8_job {
+    const uint8_t *input;   /* tile i reads 4 x 4 pixels from input + in_offset[i] on */
+    const int16_t *weights; /* first panel */
+    void *output;           /* u8 or f32 */
+    const uint8_t *residual;
+    uint8_t *scratch; /* dn_wino_scratch(tiles, lanes) bytes, aligned to 64 */
+    const dn_run *runs; /* segments: first lane, offset in a position's weights (elements), lanes */
+    size_t run_count, panel_stride, position_stride; /* strides in elements of the weights */
+    ptrdiff_t in_row, in_step, out_row, out_step, residual_row, residual_step;
+    const int32_t *in_offset, *out_offset, *residual_offset; /* [tiles] elements from the bases */
+    int32_t tiles;        /* a multiple of DN_WINO_QUAD, at most DN_WINO_TILES */
+    int32_t lanes;        /* input channels, a multiple of 4 */
+    int32_t panels, last; /* channels of the last panel to store, 1..16 */
+    dn_epilogue epilogue; /* flags may also hold DN_CONV_F32_OUT */
+} dn_wino_s8_job;
+typedef struct dn_wino_s8 {
+    const char *isa;
+    void (*run)(const dn_wino_s8_job *job);
+} dn_wino_s8;
+/* One kernel's 9 weights (rows first) as its 16 transformed ones. */
+void dn_wino_weights(const int8_t kernel[9], int16_t transformed[DN_WINO_POSITIONS]);
+/* Elements from one position to the next of the transformed inputs (16 bits) and of one panel's products (32 bits): a cache line more than they fill, since strides of a power
+ * of two would let positions push one another out of the cache. */
+static inline size_t dn_wino_input_stride(int32_t tiles, int32_t lanes) { return (size_t)tiles * (size_t)lanes + 32; }
+static inline size_t dn_wino_product_stride(int32_t tiles) { return (size_t)tiles * 16 + 16; }
+static inline size_t dn_wino_scratch(int32_t tiles, int32_t lanes) {
+    return DN_WINO_POSITIONS * (dn_wino_input_stride(tiles, lanes) * sizeof(int16_t) + dn_wino_product_stride(tiles) * sizeof(int32_t));
+}
 
 /* ---- dwconv_s8: one output row of a depthwise convolution ---- */
 
@@ -136,11 +175,8 @@ typedef struct dn_pool_u8 {
 
 /* ---- conv_f32 ---- */
 
-/* Like conv_s8 with float weights [panel][tap][channel][16] and run-length entries: each entry is `count` channels. Forms, steps and epilogue as there; accumulation order is
+/* Like conv_s8 with float weights [panel][tap][channel][16] and run-length entries (dn_run): each entry is `count` channels. Forms, steps and epilogue as there; accumulation order is
  * entries in order, channels in order, one fma each, starting from 0. */
-typedef struct dn_run {
-    int32_t input, weight, count;
-} dn_run;
 typedef struct dn_conv_f32_job {
     const float *input;
     const float *weights;
@@ -300,7 +336,7 @@ typedef struct dn_train_f32 {
 /* ---- selection ---- */
 
 /* Slots in the order of kernels.inc. */
-#define DN_SLOTS(X) X(conv_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8) X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32) X(convgrad_f32) X(train_f32)
+#define DN_SLOTS(X) X(conv_s8) X(wino_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8) X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32) X(convgrad_f32) X(train_f32)
 
 #define DN_KERNEL(slot, isa, features) extern const dn_##slot dn_##slot##_##isa;
 #include "kernels/kernels.inc"

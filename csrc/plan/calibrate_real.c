@@ -69,7 +69,7 @@ static void weighted_raw(const dn_calibration *c, dn_run_context *run, float *ou
     raw.flags = c->op->int8 ? DN_CONV_F32_OUT : 0;
     run->target = (uint8_t *)out;
     run->threads = 1;
-    if (c->op->kind == DN_DO_CONV) dn_run_conv(run, &raw);
+    if (c->op->kind == DN_DO_CONV) dn_run_step(run, &raw);
     else if (c->op->int8) depthwise_s8(c, run, out);
     else dn_run_depthwise(run, &raw);
 }

@@ -19,6 +19,38 @@ static int32_t tap_channels(const dn_plan *plan, const dn_plan_op *op) {
     return channels;
 }
 
+/* The largest of the outputs' sums of |code| * 255, which bound an accumulator. */
+static int64_t largest_sum(const int8_t *codes, size_t outputs, size_t fan, size_t *where) {
+    int64_t largest = -1;
+    for (size_t o = 0; o < outputs; o++) {
+        int64_t sum = 0;
+        for (size_t k = 0; k < fan; k++) sum += codes[o * fan + k] < 0 ? -codes[o * fan + k] : codes[o * fan + k];
+        if (sum * 255 <= largest) continue;
+        largest = sum * 255;
+        if (where) *where = o;
+    }
+    return largest;
+}
+
+/* 3 x 3, stride 1, at least one whole tile, and sums that fit in 32 bits also when they are multiplied by 4. */
+static bool winograd_fits(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes) {
+    const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
+    if (op->kind != DN_DO_CONV || !op->int8 || op->partial || !plan->kernels.conv_s8->winograd) return false;
+    if (node->kernel_h != 3 || node->kernel_w != 3 || node->stride_h != 1 || node->stride_w != 1 || node->dilation_h != 1 || node->dilation_w != 1) return false;
+    size_t fan = (size_t)(input->channels / node->groups) * 9;
+    return input->segment_count <= DN_WINO_RUNS && node->height >= 2 && node->width >= 2 && largest_sum(codes, (size_t)node->channels, fan, NULL) * 4 <= INT32_MAX;
+}
+
+static dn_status place_wino(const dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *err) {
+    size_t bytes;
+    op->wino_offset = *used;
+    op->wino_position_stride = (size_t)tap_channels(plan, op) * PANEL;
+    op->wino_panel_stride = op->wino_position_stride * DN_WINO_POSITIONS;
+    op->wino_group_stride = op->wino_panel_stride * dn_ceil_div((size_t)op->group_out, PANEL);
+    bool fits = dn_size_mul(op->wino_group_stride, (size_t)op->pack_groups * sizeof(int16_t), &bytes) && dn_size_add(*used, dn_round_up(bytes, 64), used);
+    return fits ? DN_OK : dn_fail(err, DN_ENOMEM, "%s: weights do not fit in memory", plan->graph->nodes[op->node].name);
+}
+
 static dn_status place(dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *err) {
     const dn_node *node = &plan->graph->nodes[op->node];
     size_t taps = (size_t)node->kernel_h * (size_t)node->kernel_w, element = op->int8 ? 1 : sizeof(float), bytes;
@@ -30,20 +62,21 @@ static dn_status place(dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *er
         op->panel_stride = op->tap_stride * taps;
         op->group_stride = op->panel_stride * dn_ceil_div((size_t)op->group_out, PANEL);
         if (!dn_size_mul(op->group_stride, (size_t)op->pack_groups, &bytes)) return dn_fail(err, DN_ENOMEM, "%s: weights do not fit in memory", node->name);
+        if (op->winograd) DN_TRY(place_wino(plan, op, used, err));
+        if (!op->direct) return DN_OK;
+        op->weight_offset = *used;
     }
     if (!dn_size_add(*used, dn_round_up(bytes, 64), used)) return dn_fail(err, DN_ENOMEM, "weights do not fit in memory");
     return DN_OK;
 }
 
-/* The sum of |code| * 255 bounds an accumulator; it must fit in 31 bits. */
+/* An accumulator must fit in 31 bits. */
 static dn_status check_accumulator(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes, dn_error *err) {
     const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
     size_t fan = (size_t)(input->channels / node->groups) * (size_t)node->kernel_h * (size_t)node->kernel_w;
-    for (int32_t o = 0; o < node->channels; o++) {
-        int64_t sum = 0;
-        for (size_t k = 0; k < fan; k++) sum += codes[(size_t)o * fan + k] < 0 ? -codes[(size_t)o * fan + k] : codes[(size_t)o * fan + k];
-        if (sum * 255 > INT32_MAX) return dn_fail(err, DN_EUNSUPPORTED, "%s: output %d could overflow a 32-bit sum (%lld inputs); leave this layer in float", node->name, o, (long long)fan);
-    }
+    size_t output;
+    if (largest_sum(codes, (size_t)node->channels, fan, &output) > INT32_MAX)
+        return dn_fail(err, DN_EUNSUPPORTED, "%s: output %zu could overflow a 32-bit sum (%zu inputs); leave this layer in float", node->name, output, fan);
     return DN_OK;
 }
 
@@ -63,6 +96,7 @@ static void pack_depthwise(const dn_plan *plan, const dn_plan_op *op, const dn_p
 static void pack_output(const dn_plan *plan, const dn_plan_op *op, const dn_params *p, size_t output) {
     const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
     size_t taps = (size_t)node->kernel_h * (size_t)node->kernel_w, fan = (size_t)(input->channels / node->groups);
+    if (!op->direct) return;
     size_t group = output / (size_t)op->group_out, within = output % (size_t)op->group_out, lane = within % PANEL;
     uint8_t *panel = plan->blob + op->weight_offset + group * op->group_stride + within / PANEL * op->panel_stride;
     dn_segment whole = {0, (int32_t)fan, 1};
@@ -79,6 +113,22 @@ static void pack_output(const dn_plan *plan, const dn_plan_op *op, const dn_para
             from += full;
             to += op->int8 ? dn_round_up(full, 4) : full;
         }
+    }
+}
+
+/* The same output channel for wino_s8. */
+static void pack_wino(const dn_plan *plan, const dn_plan_op *op, const dn_params *p, size_t output) {
+    const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
+    size_t fan = (size_t)(input->channels / node->groups), group = output / (size_t)op->group_out, within = output % (size_t)op->group_out;
+    int16_t *panel = (int16_t *)(void *)(plan->blob + op->wino_offset) + group * op->wino_group_stride + within / PANEL * op->wino_panel_stride + within % PANEL * 2;
+    size_t segment = 0, left = op->group_in ? fan : (size_t)input->segments[0].full, to = 0;
+    for (size_t c = 0; c < fan; c++, left--, to++) {
+        if (left == 0) left = (size_t)input->segments[++segment].full, to = dn_round_up(to, 4);
+        int8_t kernel[9];
+        int16_t transformed[DN_WINO_POSITIONS];
+        for (size_t t = 0; t < 9; t++) kernel[t] = p->codes[(output * 9 + t) * fan + c];
+        dn_wino_weights(kernel, transformed);
+        for (size_t i = 0; i < DN_WINO_POSITIONS; i++) panel[i * op->wino_position_stride + to / 2 * 2 * PANEL + to % 2] = transformed[i];
     }
 }
 
@@ -136,6 +186,8 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
         dn_plan_op *op = &plan->ops[k];
         if (op->kind != DN_DO_CONV && op->kind != DN_DO_DEPTHWISE) continue;
         if (op->int8) DN_TRY(check_accumulator(plan, op, params[op->node].codes, err));
+        op->winograd = winograd_fits(plan, op, params[op->node].codes);
+        op->direct = !op->winograd || plan->least_bits < 8;
         DN_TRY(place(plan, op, &plan->blob_bytes, err));
     }
     plan->blob_bytes += 64; /* depthwise kernels read whole panels, also from the middle of the last one */
@@ -143,7 +195,10 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
     for (int32_t k = 0; k < plan->op_count; k++) {
         const dn_plan_op *op = &plan->ops[k];
         if (op->kind == DN_DO_DEPTHWISE) pack_depthwise(plan, op, &params[op->node]);
-        for (int32_t o = 0; op->kind == DN_DO_CONV && o < plan->graph->nodes[op->node].channels; o++) pack_output(plan, op, &params[op->node], (size_t)o);
+        for (int32_t o = 0; op->kind == DN_DO_CONV && o < plan->graph->nodes[op->node].channels; o++) {
+            pack_output(plan, op, &params[op->node], (size_t)o);
+            if (op->winograd) pack_wino(plan, op, &params[op->node], (size_t)o);
+        }
     }
     DN_TRY(DN_NEW(&plan->weight_scale, 4 * nodes, err));
     plan->bias = plan->weight_scale + nodes;

@@ -22,12 +22,14 @@ dn_status dn_plan_new(dn_plan **out, const dn_graph *graph, const dn_params *par
     if (options->threads < 1 || options->threads > 64) return dn_fail(err, DN_EINVAL, "threads is %d: it must be 1 to 64", options->threads);
     if (!dn_isa_available(options->isa)) return dn_fail(err, DN_EINVAL, "this CPU has no %s", dn_isa_name(options->isa));
     if (options->precision != 32) return dn_fail(err, DN_EUNSUPPORTED, "float layers run in fp32, not in %d bits", options->precision);
+    if (options->least_bits < 2 || options->least_bits > 8) return dn_fail(err, DN_EINVAL, "least_bits is %d: it must be 2 to 8", options->least_bits);
     dn_fpenv saved = dn_fpenv_enter();
     dn_plan *plan = NULL;
     dn_status status = DN_NEW(&plan, 1, err);
     if (status == DN_OK) {
         plan->graph = graph;
         plan->threads = options->threads;
+        plan->least_bits = options->least_bits;
         dn_kernels_select(&plan->kernels, dn_cpu_detect() & dn_isa_features(options->isa));
         status = make(plan, params, input_table, err);
     }

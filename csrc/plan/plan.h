@@ -40,6 +40,10 @@ typedef struct dn_plan_op {
     bool partial;           /* dense layer on a grouped network: one accumulation per input group */
     size_t weight_offset;   /* bytes in the blob */
     size_t group_stride, panel_stride, tap_stride; /* bytes */
+    /* The same weights for wino_s8, which then computes every step that sees all bits; `direct` says whether those above are there too. */
+    bool winograd, direct;
+    size_t wino_offset;                                              /* bytes in the blob */
+    size_t wino_group_stride, wino_panel_stride, wino_position_stride; /* elements */
 } dn_plan_op;
 
 struct dn_plan {
@@ -56,7 +60,7 @@ struct dn_plan {
     size_t *weight_scale, *bias, *gamma, *beta; /* [nodes] offsets into params, SIZE_MAX: none */
     size_t param_count;
     float *input_table; /* [channels][256] or NULL */
-    int32_t threads;
+    int32_t threads, least_bits;
 };
 
 /* A map in an arena. Strides count elements; the element is 1 byte (u8) or 4 (float). */
@@ -83,6 +87,7 @@ typedef struct dn_step {
     int8_t view_add, view_mask;
     int8_t bits;
     int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
+    bool winograd;
     int64_t macs;
     uint32_t flags;            /* DN_EPI_*, DN_CONV_* */
 } dn_step;
@@ -170,6 +175,7 @@ typedef struct dn_run_context {
 } dn_run_context;
 void dn_run_step(const dn_run_context *run, const dn_step *step);
 void dn_run_conv(const dn_run_context *run, const dn_step *step);      /* run_conv.c */
+void dn_run_wino(const dn_run_context *run, const dn_step *step);      /* run_wino.c */
 void dn_run_depthwise(const dn_run_context *run, const dn_step *step); /* run_depthwise.c */
 void dn_run_pixels(const dn_run_context *run, const dn_step *step);    /* run_pixels.c: everything else */
 /* The halo beside rows [begin, end): left and right columns; with the first and the last row also the rows above and below. */
@@ -197,6 +203,9 @@ static inline uint8_t *dn_map_at(uint8_t *base, const dn_map *map, int32_t y, in
 static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {
     return op->int8 && step->parts == 1 && !op->partial && node->dilation_w == 1 && lanes == step->in.pixel && (size_t)lanes * 16 == op->tap_stride;
 }
+enum { DN_WINO_RUNS = 32 }; /* more segments than that go the direct way */
+/* Tiles of 2 x 2 outputs that wino_s8 works on at a time: as many as keep what it holds of them, and the weights that pass by, near the core. */
+static inline int32_t dn_wino_block(int32_t lanes) { return lanes <= 64 ? 8 : DN_WINO_TILES; }
 /* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */
 void dn_conv_choose(dn_binding *b, dn_step *step); /* tile.c */
 /* The tiles a convolution step uses, " 6x16" or " 6x16+6x8", for describing. */

@@ -58,11 +58,22 @@ static dn_status check_widths(const dn_plan *plan, const dn_subnet *subnet, dn_e
     return DN_OK;
 }
 
+/* Layers may hold their weights in a form that has no bit views. */
+static dn_status check_bits(const dn_plan *plan, const dn_subnet *subnet, dn_error *err) {
+    for (int32_t k = 0; subnet->bits && k < plan->op_count; k++) {
+        const dn_plan_op *op = &plan->ops[k];
+        if (op->int8 && (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE) && subnet->bits[op->node] < plan->least_bits)
+            return dn_fail(err, DN_EPOINT, "%s: %d bits at this point, but the plan was made for at least %d", plan->graph->nodes[op->node].name, subnet->bits[op->node], plan->least_bits);
+    }
+    return DN_OK;
+}
+
 dn_status dn_binding_begin(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
     const size_t nodes = (size_t)plan->graph->count;
     *b = (dn_binding){.plan = plan, .subnet = subnet, .tables = tables};
     DN_TRY(dn_graph_check_subnet(plan->graph, subnet, err));
     DN_TRY(check_widths(plan, subnet, err));
+    DN_TRY(check_bits(plan, subnet, err));
     DN_TRY(DN_NEW(&b->alias, nodes * 6, err));
     b->root = b->alias + nodes;
     b->first = b->root + nodes;
@@ -103,6 +114,7 @@ static void describe_steps(dn_binding *b) {
         step->bits = b->subnet->bits && op->int8 && step->macs ? b->subnet->bits[op->node] : 8;
         step->view_add = step->bits == 8 ? 0 : (int8_t)(1 << (7 - step->bits));
         step->view_mask = (int8_t)(0xff << (8 - step->bits));
+        step->winograd = op->winograd && step->bits == 8;
         if (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE) {
             step->parts = op->group_in ? 1 : b->plan->graph->nodes[b->root[dn_op_input(b->plan, op)]].segment_count;
             if (op->kind == DN_DO_CONV) dn_conv_choose(b, step);

@@ -1,27 +1,8 @@
 /* run_conv.c - drives the convolution kernels over a map: lists of taps, rows, blocks of panels, threads. */
-#include <math.h>
-
 #include "base/pool.h"
-#include "base/size.h"
-#include "plan/plan.h"
+#include "plan/run_conv.h"
 
-enum { PANEL = 16, MAX_MR = 16, SMALL_MACS = 150000 }; /* below SMALL_MACS a hand-off to another thread costs more than it saves */
-
-/* One convolution being run. */
-typedef struct walk {
-    const dn_run_context *run;
-    const dn_step *step;
-    const dn_plan_op *op;
-    const dn_node *node;
-    const dn_segment_run *runs;
-    const dn_scalars *scalars;
-    const float *scale, *bias;
-    int32_t panels;      /* per pack group */
-    int32_t passes;      /* partial sums, else 1 */
-    size_t pass_channels; /* table entries per pass */
-    bool by_rows;
-    int32_t items;
-} walk;
+enum { MAX_MR = 16 };
 
 /* Rows whose window has the same kernel rows inside the image. */
 typedef struct band {
@@ -33,7 +14,7 @@ typedef struct part {
     int32_t group, panel, nr, variant, pass;
 } part;
 
-static band band_at(const walk *w, int32_t y, int32_t end) {
+static band band_at(const dn_walk *w, int32_t y, int32_t end) {
     const dn_node *node = w->node;
     const dn_map *in = &w->step->in;
     band b = {y, y + 1, 0, node->kernel_h};
@@ -51,7 +32,7 @@ static band band_at(const walk *w, int32_t y, int32_t end) {
 /* ---- lists ---- */
 
 /* The segment runs of one pass: all of them, or the channels of one group. */
-static int32_t pass_runs(const walk *w, int32_t pass, dn_segment_run *single, const dn_segment_run **runs) {
+static int32_t pass_runs(const dn_walk *w, int32_t pass, dn_segment_run *single, const dn_segment_run **runs) {
     *runs = w->runs;
     if (!w->op->partial) return w->step->parts;
     int32_t width = w->runs[0].channels / w->passes;
@@ -60,7 +41,7 @@ static int32_t pass_runs(const walk *w, int32_t pass, dn_segment_run *single, co
     return 1;
 }
 
-static size_t list_s8(const walk *w, int32_t pass, int32_t steps, dn_tap *taps) {
+static size_t list_s8(const dn_walk *w, int32_t pass, int32_t steps, dn_tap *taps) {
     const dn_node *node = w->node;
     dn_segment_run single;
     const dn_segment_run *runs;
@@ -69,7 +50,7 @@ static size_t list_s8(const walk *w, int32_t pass, int32_t steps, dn_tap *taps) 
     if (dn_conv_rows_join(w->op, node, w->step, runs[0].lanes)) {
         int32_t row = node->kernel_w * runs[0].lanes;
         for (int32_t kh = 0; kh < node->kernel_h; kh++)
-            for (int32_t c = 0; c < row; c += 4 * steps) *next++ = (dn_tap){kh * node->dilation_h * w->step->in.row + c, (kh * row + c) * PANEL};
+            for (int32_t c = 0; c < row; c += 4 * steps) *next++ = (dn_tap){kh * node->dilation_h * w->step->in.row + c, (kh * row + c) * DN_PANEL};
         return (size_t)(next - taps) / (size_t)node->kernel_h;
     }
     for (int32_t kh = 0; kh < node->kernel_h; kh++)
@@ -77,12 +58,12 @@ static size_t list_s8(const walk *w, int32_t pass, int32_t steps, dn_tap *taps) 
             int32_t input = kh * node->dilation_h * w->step->in.row + kw * node->dilation_w * w->step->in.pixel;
             int32_t weight = (kh * node->kernel_w + kw) * (int32_t)w->op->tap_stride;
             for (int32_t s = 0; s < count; s++)
-                for (int32_t c = 0; c < runs[s].lanes; c += 4 * steps) *next++ = (dn_tap){input + runs[s].lane + c, weight + (runs[s].weight + c) * PANEL};
+                for (int32_t c = 0; c < runs[s].lanes; c += 4 * steps) *next++ = (dn_tap){input + runs[s].lane + c, weight + (runs[s].weight + c) * DN_PANEL};
         }
     return (size_t)(next - taps) / (size_t)node->kernel_h;
 }
 
-static size_t list_f32(const walk *w, int32_t pass, dn_run *list) {
+static size_t list_f32(const dn_walk *w, int32_t pass, dn_run *list) {
     const dn_node *node = w->node;
     dn_segment_run single;
     const dn_segment_run *runs;
@@ -93,8 +74,8 @@ static size_t list_f32(const walk *w, int32_t pass, dn_run *list) {
             int32_t input = kh * node->dilation_h * w->step->in.row + kw * node->dilation_w * w->step->in.pixel;
             int32_t weight = (kh * node->kernel_w + kw) * (int32_t)(w->op->tap_stride / sizeof(float));
             for (int32_t s = 0; s < count; s++) {
-                dn_run r = {input + runs[s].lane, weight + runs[s].weight * PANEL, runs[s].channels};
-                bool joins = next > list && kw > 0 && next[-1].input + next[-1].count == r.input && next[-1].weight + next[-1].count * PANEL == r.weight;
+                dn_run r = {input + runs[s].lane, weight + runs[s].weight * DN_PANEL, runs[s].channels};
+                bool joins = next > list && kw > 0 && next[-1].input + next[-1].count == r.input && next[-1].weight + next[-1].count * DN_PANEL == r.weight;
                 if (joins) next[-1].count += r.count; /* neighbouring columns at full width are one run */
                 else *next++ = r;
             }
@@ -104,70 +85,32 @@ static size_t list_f32(const walk *w, int32_t pass, dn_run *list) {
 
 /* ---- one part over bands of rows ---- */
 
-/* Element offsets of output pixel (y, x): input window's corner, output, residual. */
-typedef struct place {
-    ptrdiff_t in, out, residual;
-} place;
-
-static place place_of(const walk *w, int32_t y, int32_t x) {
-    const dn_step *step = w->step;
-    const dn_node *node = w->node;
-    return (place){.in = (ptrdiff_t)(y * node->stride_h - node->pad_top) * step->in.row + (ptrdiff_t)(x * node->stride_w - node->pad_left) * step->in.pixel,
-                   .out = (ptrdiff_t)y * step->out.row + (ptrdiff_t)x * step->out.pixel,
-                   .residual = (ptrdiff_t)y * step->second.row + (ptrdiff_t)x * step->second.pixel};
-}
-
-static dn_epilogue epilogue_of(const walk *w, const part *p) {
-    const dn_scalars *s = &w->scalars[p->group];
-    bool last = p->pass == w->passes - 1;
-    size_t at = (size_t)p->pass * w->pass_channels + (size_t)p->group * (size_t)w->panels * PANEL + (size_t)p->panel * PANEL;
-    return (dn_epilogue){.scale = w->scale + at,
-                         .bias = w->bias + at,
-                         .residual_scale = s->residual_scale,
-                         .lo = last ? s->lo : -INFINITY,
-                         .hi = last ? s->hi : INFINITY,
-                         .out_scale = s->out_scale,
-                         .out_zero = s->out_zero,
-                         .flags = (last ? w->step->flags : w->step->flags & DN_CONV_F32_OUT) | (p->pass ? DN_CONV_ACCUMULATE : 0)};
-}
-
-/* Channels the part's last panel stores: up to the lanes of the pixel in the last group, exactly the group's elsewhere. */
-static int32_t last_channels(const walk *w, const part *p) {
-    int32_t begin = p->group * w->op->group_out, groups = w->step->groups;
-    int32_t channels = p->group == groups - 1 ? w->step->out.pixel - begin : w->op->group_out;
-    int32_t left = channels - (p->panel + p->nr - 1) * PANEL;
-    return left < PANEL ? left : PANEL;
-}
-
-static ptrdiff_t in_channel(const walk *w, const part *p) { return w->op->group_in ? (ptrdiff_t)p->group * w->op->group_in : 0; }
-static ptrdiff_t out_channel(const walk *w, const part *p) { return (ptrdiff_t)p->group * (w->step->groups > 1 ? w->op->group_out : 0) + (ptrdiff_t)p->panel * PANEL; }
-
 /* Fills the pointer form's offsets for the mr pixels from number `pixel` of the band on; the last pixel is repeated. */
-static void fill_offsets(const walk *w, const band *b, int32_t pixel, int32_t mr, int32_t in[], int32_t out[], int32_t residual[]) {
+static void fill_offsets(const dn_walk *w, const band *b, int32_t pixel, int32_t mr, int32_t in[], int32_t out[], int32_t residual[]) {
     int32_t count = (b->end - b->begin) * w->node->width;
     for (int32_t i = 0; i < mr; i++) {
         int32_t n = pixel + i < count ? pixel + i : count - 1;
-        place p = place_of(w, b->begin + n / w->node->width, n % w->node->width);
+        dn_place p = dn_walk_place(w, b->begin + n / w->node->width, n % w->node->width);
         in[i] = (int32_t)p.in;
         out[i] = (int32_t)p.out;
         residual[i] = (int32_t)p.residual;
     }
 }
 
-static void run_part_s8(const walk *w, const part *p, const band *b, const dn_tap *taps, size_t per_kh) {
+static void run_part_s8(const dn_walk *w, const part *p, const band *b, const dn_tap *taps, size_t per_kh) {
     const dn_step *step = w->step;
     const dn_conv_s8_variant *v = &w->run->plan->kernels.conv_s8->variants[p->variant];
     void (*kernel)(const dn_conv_s8_job *) = step->bits == 8 ? v->run : v->run_view;
-    const uint8_t *in = w->run->arena + step->in.offset + in_channel(w, p), *residual = step->has_second ? w->run->arena + step->second.offset + out_channel(w, p) : NULL;
+    const uint8_t *in = w->run->arena + step->in.offset + dn_walk_in(w, p->group), *residual = step->has_second ? w->run->arena + step->second.offset + dn_walk_out(w, p->group, p->panel) : NULL;
     uint8_t *out = w->run->target + step->out.offset;
     size_t out_size = step->out.u8 ? 1 : sizeof(float);
-    out += (size_t)out_channel(w, p) * out_size;
+    out += (size_t)dn_walk_out(w, p->group, p->panel) * out_size;
     int32_t in_offset[MAX_MR], out_offset[MAX_MR], residual_offset[MAX_MR];
     dn_conv_s8_job job = {.weights = (const int8_t *)w->run->plan->blob + w->op->weight_offset + (size_t)p->group * w->op->group_stride + (size_t)p->panel * w->op->panel_stride,
                           .taps = taps + (size_t)b->kh_begin * per_kh, .tap_count = (size_t)(b->kh_end - b->kh_begin) * per_kh, .panel_stride = w->op->panel_stride,
                           .in_step = (ptrdiff_t)w->node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel,
-                          .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = last_channels(w, p),
-                          .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = epilogue_of(w, p)};
+                          .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = dn_walk_last(w, p->group, p->panel, p->nr),
+                          .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = dn_walk_epilogue(w, p->group, p->panel, p->pass)};
     if (v->form == DN_FORM_POINTER) {
         job.input = in, job.output = out, job.residual = residual;
         for (int32_t pixel = 0; pixel < (b->end - b->begin) * w->node->width; pixel += v->mr) {
@@ -178,7 +121,7 @@ static void run_part_s8(const walk *w, const part *p, const band *b, const dn_ta
     }
     for (int32_t y = b->begin; y < b->end; y++)
         for (int32_t x = 0; x < w->node->width; x += v->mr) {
-            place at = place_of(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
+            dn_place at = dn_walk_place(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
             job.input = in + at.in;
             job.output = out + (size_t)at.out * out_size;
             job.residual = residual ? residual + at.residual : NULL;
@@ -186,18 +129,18 @@ static void run_part_s8(const walk *w, const part *p, const band *b, const dn_ta
         }
 }
 
-static void run_part_f32(const walk *w, const part *p, const band *b, const dn_run *list, size_t per_kh) {
+static void run_part_f32(const dn_walk *w, const part *p, const band *b, const dn_run *list, size_t per_kh) {
     const dn_step *step = w->step;
     const dn_conv_f32_variant *v = &w->run->plan->kernels.conv_f32->variants[p->variant];
-    const float *in = (const float *)(const void *)(w->run->arena + step->in.offset) + in_channel(w, p);
-    const float *residual = step->has_second ? (const float *)(const void *)(w->run->arena + step->second.offset) + out_channel(w, p) : NULL;
-    float *out = (float *)(void *)(w->run->target + step->out.offset) + out_channel(w, p);
+    const float *in = (const float *)(const void *)(w->run->arena + step->in.offset) + dn_walk_in(w, p->group);
+    const float *residual = step->has_second ? (const float *)(const void *)(w->run->arena + step->second.offset) + dn_walk_out(w, p->group, p->panel) : NULL;
+    float *out = (float *)(void *)(w->run->target + step->out.offset) + dn_walk_out(w, p->group, p->panel);
     int32_t in_offset[MAX_MR], out_offset[MAX_MR], residual_offset[MAX_MR];
     const uint8_t *weights = w->run->plan->blob + w->op->weight_offset + (size_t)p->group * w->op->group_stride + (size_t)p->panel * w->op->panel_stride;
     dn_conv_f32_job job = {.weights = (const float *)(const void *)weights, .runs = list + (size_t)b->kh_begin * per_kh,
                            .run_count = (size_t)(b->kh_end - b->kh_begin) * per_kh, .panel_stride = w->op->panel_stride / sizeof(float),
                            .in_step = (ptrdiff_t)w->node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel,
-                           .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = last_channels(w, p), .epilogue = epilogue_of(w, p)};
+                           .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = dn_walk_last(w, p->group, p->panel, p->nr), .epilogue = dn_walk_epilogue(w, p->group, p->panel, p->pass)};
     if (v->form == DN_FORM_POINTER) {
         job.input = in, job.output = out, job.residual = residual;
         for (int32_t pixel = 0; pixel < (b->end - b->begin) * w->node->width; pixel += v->mr) {
@@ -208,7 +151,7 @@ static void run_part_f32(const walk *w, const part *p, const band *b, const dn_r
     }
     for (int32_t y = b->begin; y < b->end; y++)
         for (int32_t x = 0; x < w->node->width; x += v->mr) {
-            place at = place_of(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
+            dn_place at = dn_walk_place(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
             job.input = in + at.in;
             job.output = out + at.out;
             job.residual = residual ? residual + at.residual : NULL;
@@ -218,21 +161,21 @@ static void run_part_f32(const walk *w, const part *p, const band *b, const dn_r
 
 /* ---- parts and threads ---- */
 
-static int32_t main_nr(const walk *w) {
+static int32_t main_nr(const dn_walk *w) {
     const dn_kernels *k = &w->run->plan->kernels;
     return w->op->int8 ? k->conv_s8->variants[w->step->tile[0]].nr : k->conv_f32->variants[w->step->tile[0]].nr;
 }
 
-static int32_t parts_per_group(const walk *w) { return (w->panels + main_nr(w) - 1) / main_nr(w); }
+static int32_t parts_per_group(const dn_walk *w) { return (w->panels + main_nr(w) - 1) / main_nr(w); }
 
-static part part_at(const walk *w, int32_t number, int32_t pass) {
+static part part_at(const dn_walk *w, int32_t number, int32_t pass) {
     int32_t per_group = parts_per_group(w), nr = main_nr(w), block = number % per_group;
     bool rest = w->panels - block * nr < nr;
     return (part){.group = number / per_group, .panel = block * nr, .nr = rest ? w->panels - block * nr : nr, .variant = w->step->tile[rest], .pass = pass};
 }
 
 /* Rows [begin, end) of parts [first, last). */
-static void run_range(const walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
+static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
     void *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
     for (int32_t pass = 0; pass < w->passes; pass++) {
         int32_t steps = 0;
@@ -256,33 +199,15 @@ static void run_range(const walk *w, int32_t worker, int32_t begin, int32_t end,
 }
 
 static void run_item(void *context, size_t item, int worker) {
-    const walk *w = context;
+    const dn_walk *w = context;
     int32_t i = (int32_t)item, n = w->items, parts = parts_per_group(w) * w->step->groups;
     if (w->by_rows) run_range(w, worker, w->node->height * i / n, w->node->height * (i + 1) / n, 0, parts);
     else run_range(w, worker, 0, w->node->height, parts * i / n, parts * (i + 1) / n);
 }
 
-/* The split is a function of the layer and the number of threads alone. */
-static void split(walk *w) {
-    int32_t threads = w->step->macs < SMALL_MACS ? 1 : w->run->threads, parts = parts_per_group(w) * w->step->groups;
-    w->by_rows = w->node->height >= 2 * threads || parts < threads;
-    w->items = w->by_rows ? (w->node->height < threads ? w->node->height : threads) : threads;
-}
-
 void dn_run_conv(const dn_run_context *run, const dn_step *step) {
-    const dn_plan_op *op = &run->plan->ops[step->op];
-    const uint8_t *tables = run->point->tables;
-    const float *scale = (const float *)(const void *)(tables + step->table);
-    walk w = {.run = run, .step = step, .op = op, .node = &run->plan->graph->nodes[op->node],
-              .runs = (const dn_segment_run *)(const void *)(tables + step->extra), .scalars = (const dn_scalars *)(const void *)(tables + step->scalars),
-              .scale = scale, .bias = scale + dn_round_up(step->table_channels, PANEL) + PANEL, .passes = 1};
-    int32_t channels = step->groups > 1 ? op->group_out : step->out.channels;
-    w.panels = (channels + PANEL - 1) / PANEL;
-    if (op->partial) {
-        w.pass_channels = (size_t)w.panels * PANEL;
-        w.passes = (int32_t)(step->table_channels / w.pass_channels);
-    }
-    split(&w);
+    dn_walk w = dn_walk_of(run, step);
+    dn_walk_split(&w, w.node->height, parts_per_group(&w) * step->groups);
     if (w.items == 1) run_item(&w, 0, 0);
     else (void)dn_pool_run(run->threads, (size_t)w.items, run_item, &w, NULL);
 }

@@ -123,6 +123,16 @@ static int32_t view_code(const dn_step *step, int32_t code) {
     return (int8_t)(sum & step->view_mask);
 }
 
+/* The transformed weight in the second row and column is the sum of the nine it was made from. */
+static int64_t wino_sum(const dn_plan *plan, const dn_plan_op *op, const dn_step *step, const dn_segment_run *runs, int32_t g, int32_t within) {
+    const int16_t *base = (const int16_t *)(const void *)(plan->blob + op->wino_offset);
+    const int16_t *sums = base + (size_t)g * op->wino_group_stride + (size_t)(within / PANEL) * op->wino_panel_stride + 5 * op->wino_position_stride;
+    int64_t sum = 0;
+    for (int32_t s = 0; s < step->parts; s++)
+        for (int32_t c = runs[s].weight; c < runs[s].weight + runs[s].lanes; c++) sum += sums[c / 2 * 2 * PANEL + within % PANEL * 2 + c % 2];
+    return sum;
+}
+
 /* Sum of the weights that output channel `within` of pack group g meets; padding lanes included, as the kernels include them. part: segment run to sum over, -1: all. */
 static int64_t weight_sum(const dn_plan *plan, const dn_plan_op *op, const dn_step *step, const dn_segment_run *runs, int32_t g, int32_t within) {
     const dn_node *node = &plan->graph->nodes[op->node];
@@ -133,6 +143,7 @@ static int64_t weight_sum(const dn_plan *plan, const dn_plan_op *op, const dn_st
         for (int32_t t = 0; t < taps; t++) sum += view_code(step, base[(size_t)((within / PANEL * taps + t) * PANEL + within % PANEL)]);
         return sum;
     }
+    if (step->winograd) return wino_sum(plan, op, step, runs, g, within);
     const int8_t *panel = base + (size_t)g * op->group_stride + (size_t)(within / PANEL) * op->panel_stride;
     for (int32_t t = 0; t < taps; t++)
         for (int32_t s = 0; s < step->parts; s++)
@@ -165,7 +176,7 @@ static void channel_entry(dn_binding *b, const dn_plan_op *op, const dn_step *st
     double divide = raw ? 1 : divisor(b, op, s), weight = op->int8 ? (double)b->plan->params[b->plan->weight_scale[op->node] + (size_t)c] : 1;
     double k = s->in * weight * l.k / divide, shift = l.shift / divide;
     if (!raw && !act_is(b, op, DN_OP_HARDSWISH)) shift += s->zero_out;
-    double zero = s->zero_in - (op->kind == DN_DO_CONV && op->int8 ? b->plan->kernels.conv_s8->a_offset : 0);
+    double zero = s->zero_in - (op->kind == DN_DO_CONV && op->int8 && !step->winograd ? b->plan->kernels.conv_s8->a_offset : 0);
     if (op->int8 && zero != 0) shift -= zero * (double)weight_sum(b->plan, op, step, runs, g, within) * k;
     if (!raw && op->residual >= 0) shift -= s->zero_residual * s->residual / divide;
     *scale = (float)k;

@@ -101,6 +101,11 @@ void dn_conv_choose(dn_binding *b, dn_step *step) {
     shape s = shape_of(b, step);
     float best = 0;
     step->tile[0] = step->tile[1] = -1;
+    if (step->winograd) {
+        int32_t lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
+        b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(dn_wino_scratch(dn_wino_block(lanes), lanes), 64));
+        return;
+    }
     for (int32_t nr = 1; nr <= 8 && nr <= s.panels; nr++) {
         float main_cost = 0, rest_cost = 0;
         int8_t most = cheapest(b->plan, op->int8, &s, nr, &main_cost), rest = s.panels % nr ? cheapest(b->plan, op->int8, &s, s.panels % nr, &rest_cost) : -1;
@@ -119,6 +124,7 @@ void dn_conv_choose(dn_binding *b, dn_step *step) {
 void dn_conv_tile_name(const dn_plan *plan, const dn_step *step, char *text, size_t size) {
     bool int8 = plan->ops[step->op].int8;
     int length = 0;
+    if (step->winograd) (void)snprintf(text, size, " winograd");
     for (int k = 0; k < 2; k++) {
         if (step->tile[k] < 0) continue;
         tile t = tile_at(plan, int8, (size_t)step->tile[k]);

@@ -112,10 +112,11 @@ static int make_plan(plan_object *self, PyObject *params, PyObject *table, const
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"graph", "params", "input_table", "threads", "isa", "precision", NULL};
+    static char *names[] = {"graph", "params", "input_table", "threads", "isa", "precision", "least_bits", NULL};
     PyObject *graph, *params, *table = NULL, *isa = NULL;
-    dn_plan_options options = {.threads = 1, .precision = 32};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$OiOi:Plan", names, &graph, &params, &table, &options.threads, &isa, &options.precision)) return NULL;
+    dn_plan_options options = {.threads = 1, .precision = 32, .least_bits = 2};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$OiOii:Plan", names, &graph, &params, &table, &options.threads, &isa, &options.precision, &options.least_bits))
+        return NULL;
     if (dn_py_isa(isa, &options.isa) < 0) return NULL;
     plan_object *self = (plan_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;

@@ -1,0 +1,89 @@
+/* run_conv.h - what both ways to run a convolution share: one convolution being run, and where its channel groups and panels stand. */
+#ifndef DN_PLAN_RUN_CONV_H
+#define DN_PLAN_RUN_CONV_H
+
+#include <math.h>
+
+#include "base/size.h"
+#include "plan/plan.h"
+
+enum { DN_PANEL = 16, DN_SMALL_MACS = 150000 }; /* below DN_SMALL_MACS a hand-off to another thread costs more than it saves */
+
+typedef struct dn_walk {
+    const dn_run_context *run;
+    const dn_step *step;
+    const dn_plan_op *op;
+    const dn_node *node;
+    const dn_segment_run *runs;
+    const dn_scalars *scalars;
+    const float *scale, *bias;
+    int32_t panels;       /* per pack group */
+    int32_t passes;       /* partial sums, else 1 */
+    size_t pass_channels; /* table entries per pass */
+    bool by_rows;         /* threads share rows; else blocks of panels */
+    int32_t items;
+} dn_walk;
+
+static inline dn_walk dn_walk_of(const dn_run_context *run, const dn_step *step) {
+    const dn_plan_op *op = &run->plan->ops[step->op];
+    const uint8_t *tables = run->point->tables;
+    const float *scale = (const float *)(const void *)(tables + step->table);
+    int32_t channels = step->groups > 1 ? op->group_out : step->out.channels;
+    dn_walk w = {.run = run, .step = step, .op = op, .node = &run->plan->graph->nodes[op->node],
+                 .runs = (const dn_segment_run *)(const void *)(tables + step->extra), .scalars = (const dn_scalars *)(const void *)(tables + step->scalars),
+                 .scale = scale, .bias = scale + dn_round_up(step->table_channels, DN_PANEL) + DN_PANEL, .passes = 1, .panels = (channels + DN_PANEL - 1) / DN_PANEL};
+    if (op->partial) {
+        w.pass_channels = (size_t)w.panels * DN_PANEL;
+        w.passes = (int32_t)(step->table_channels / w.pass_channels);
+    }
+    return w;
+}
+
+/* The split is a function of the layer and the number of threads alone. rows and parts: how many there are to share. */
+static inline void dn_walk_split(dn_walk *w, int32_t rows, int32_t parts) {
+    int32_t threads = w->step->macs < DN_SMALL_MACS ? 1 : w->run->threads;
+    w->by_rows = rows >= 2 * threads || parts < threads;
+    w->items = w->by_rows ? (rows < threads ? rows : threads) : threads;
+}
+
+static inline dn_epilogue dn_walk_epilogue(const dn_walk *w, int32_t group, int32_t panel, int32_t pass) {
+    const dn_scalars *s = &w->scalars[group];
+    bool last = pass == w->passes - 1;
+    size_t at = (size_t)pass * w->pass_channels + (size_t)group * (size_t)w->panels * DN_PANEL + (size_t)panel * DN_PANEL;
+    return (dn_epilogue){.scale = w->scale + at,
+                         .bias = w->bias + at,
+                         .residual_scale = s->residual_scale,
+                         .lo = last ? s->lo : -INFINITY,
+                         .hi = last ? s->hi : INFINITY,
+                         .out_scale = s->out_scale,
+                         .out_zero = s->out_zero,
+                         .flags = (last ? w->step->flags : w->step->flags & DN_CONV_F32_OUT) | (pass ? DN_CONV_ACCUMULATE : 0)};
+}
+
+/* Channels that the last of nr panels from `panel` on stores: up to the lanes of the pixel in the last group, exactly the group's elsewhere. */
+static inline int32_t dn_walk_last(const dn_walk *w, int32_t group, int32_t panel, int32_t nr) {
+    int32_t begin = group * w->op->group_out, groups = w->step->groups;
+    int32_t channels = group == groups - 1 ? w->step->out.pixel - begin : w->op->group_out;
+    int32_t left = channels - (panel + nr - 1) * DN_PANEL;
+    return left < DN_PANEL ? left : DN_PANEL;
+}
+
+static inline ptrdiff_t dn_walk_in(const dn_walk *w, int32_t group) { return w->op->group_in ? (ptrdiff_t)group * w->op->group_in : 0; }
+static inline ptrdiff_t dn_walk_out(const dn_walk *w, int32_t group, int32_t panel) {
+    return (ptrdiff_t)group * (w->step->groups > 1 ? w->op->group_out : 0) + (ptrdiff_t)panel * DN_PANEL;
+}
+
+/* Element offsets of output pixel (y, x): input window's corner, output, residual. */
+typedef struct dn_place {
+    ptrdiff_t in, out, residual;
+} dn_place;
+
+static inline dn_place dn_walk_place(const dn_walk *w, int32_t y, int32_t x) {
+    const dn_step *step = w->step;
+    const dn_node *node = w->node;
+    return (dn_place){.in = (ptrdiff_t)(y * node->stride_h - node->pad_top) * step->in.row + (ptrdiff_t)(x * node->stride_w - node->pad_left) * step->in.pixel,
+                      .out = (ptrdiff_t)y * step->out.row + (ptrdiff_t)x * step->out.pixel,
+                      .residual = (ptrdiff_t)y * step->second.row + (ptrdiff_t)x * step->second.pixel};
+}
+
+#endif

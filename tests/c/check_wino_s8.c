@@ -1,0 +1,144 @@
+/* check_wino_s8.c - the integer Winograd kernels against a convolution written out, with guard pages: equal bits for any tiles, segments and widths. */
+#include "random_s8.h"
+
+#include <math.h>
+
+enum { PANEL = 16, RUNS = 3 };
+
+/* One random convolution: maps with their corners at element 0. */
+typedef struct problem {
+    dn_wino_s8_job job;
+    dn_run runs[RUNS];
+    int32_t in[DN_WINO_TILES], out[DN_WINO_TILES], residual[DN_WINO_TILES];
+    int height, width, channels, packed; /* outputs; packed: input channels of the weights, with gaps */
+    int8_t *kernel;                      /* [outputs][packed][9] */
+    guarded input, weights, scale, bias, output, expected, add, scratch, plain;
+} problem;
+
+static void make_runs(problem *p) {
+    dn_wino_s8_job *job = &p->job;
+    job->runs = p->runs;
+    job->run_count = (size_t)pick(1, RUNS);
+    for (size_t r = 0; r < job->run_count; r++) {
+        p->runs[r] = (dn_run){job->lanes, p->packed * PANEL, 4 * pick(1, guard_below(3) ? 5 : 20)};
+        job->lanes += p->runs[r].count;
+        p->packed += p->runs[r].count + 4 * guard_below(3);
+    }
+}
+
+static void make_weights(problem *p) {
+    dn_wino_s8_job *job = &p->job;
+    job->panels = pick(1, 3);
+    job->last = pick(1, PANEL);
+    p->channels = PANEL * (job->panels - 1) + job->last;
+    job->position_stride = (size_t)p->packed * PANEL;
+    job->panel_stride = DN_WINO_POSITIONS * job->position_stride;
+    p->plain = guard_alloc((size_t)job->panels * PANEL * (size_t)p->packed * 9, 0);
+    fill_weights((int8_t *)p->plain.data, p->plain.bytes);
+    p->kernel = (int8_t *)p->plain.data;
+    p->weights = guard_alloc((size_t)job->panels * job->panel_stride * sizeof(int16_t), 0);
+    int16_t *to = (int16_t *)(void *)p->weights.data;
+    for (int o = 0; o < job->panels * PANEL; o++)
+        for (int c = 0; c < p->packed; c++) {
+            int16_t u[DN_WINO_POSITIONS];
+            dn_wino_weights(p->kernel + ((size_t)o * (size_t)p->packed + (size_t)c) * 9, u);
+            for (int i = 0; i < DN_WINO_POSITIONS; i++)
+                to[(size_t)(o / PANEL) * job->panel_stride + (size_t)i * job->position_stride + (size_t)(c / 2 * 2 * PANEL + o % PANEL * 2 + c % 2)] = u[i];
+        }
+    job->weights = to;
+}
+
+/* Tiles in rows, the last ones shifted back over outputs that were there before, then repeated up to a whole number of quads. */
+static void make_tiles(problem *p) {
+    dn_wino_s8_job *job = &p->job;
+    const int across = (p->width + 1) / 2, down = (p->height + 1) / 2, count = across * down;
+    job->tiles = (count + DN_WINO_QUAD - 1) / DN_WINO_QUAD * DN_WINO_QUAD;
+    for (int i = 0; i < job->tiles; i++) {
+        const int n = i < count ? i : count - 1, y = 2 * (n / across) + 2 <= p->height ? 2 * (n / across) : p->height - 2, x = 2 * (n % across) + 2 <= p->width ? 2 * (n % across) : p->width - 2;
+        p->in[i] = (int32_t)(y * job->in_row + x * job->in_step);
+        p->out[i] = (int32_t)(y * job->out_row + x * job->out_step);
+        p->residual[i] = (int32_t)(y * job->residual_row + x * job->residual_step);
+    }
+    job->in_offset = p->in, job->out_offset = p->out, job->residual_offset = p->residual;
+}
+
+static void make_maps(problem *p) {
+    dn_wino_s8_job *job = &p->job;
+    const int stored = (p->channels + 3) / 4 * 4;
+    do p->height = pick(2, 6), p->width = pick(2, 8);
+    while (((p->height + 1) / 2) * ((p->width + 1) / 2) > DN_WINO_TILES);
+    job->in_step = job->lanes + 4 * guard_below(3), job->out_step = stored + 4 * guard_below(3), job->residual_step = stored + 4 * guard_below(3);
+    job->in_row = (p->width + 2) * job->in_step, job->out_row = p->width * job->out_step, job->residual_row = p->width * job->residual_step;
+    p->input = guard_alloc((size_t)((p->height + 1) * job->in_row + (p->width + 1) * job->in_step + job->lanes), 7);
+    fill_activations(p->input.data, p->input.bytes);
+    const size_t element = job->epilogue.flags & DN_CONV_F32_OUT ? 4 : 1;
+    p->output = guard_alloc((size_t)((p->height - 1) * job->out_row + (p->width - 1) * job->out_step + p->channels) * element, 0xa5);
+    p->expected = guard_alloc(p->output.bytes, 0xa5);
+    p->add = guard_alloc((size_t)((p->height - 1) * job->residual_row + (p->width - 1) * job->residual_step + p->channels), 0);
+    fill_random(p->add);
+    make_tiles(p);
+    p->scratch = guard_alloc((dn_wino_scratch(job->tiles, job->lanes) + 63) / 64 * 64, 0x5a);
+    job->input = p->input.data, job->output = p->output.data, job->residual = p->add.data, job->scratch = p->scratch.data;
+}
+
+/* What conv_s8 computes: a 1-pixel job of the reference with nothing but one entry, whose sum is already known. */
+static int32_t direct(const problem *p, int y, int x, int o) {
+    const dn_wino_s8_job *job = &p->job;
+    int32_t sum = 0;
+    for (size_t r = 0; r < job->run_count; r++)
+        for (int c = 0; c < p->runs[r].count; c++)
+            for (int t = 0; t < 9; t++)
+                sum += p->kernel[((size_t)o * (size_t)p->packed + (size_t)(p->runs[r].weight / PANEL + c)) * 9 + (size_t)t]
+                       * p->input.data[(y + t / 3) * job->in_row + (x + t % 3) * job->in_step + p->runs[r].input + c];
+    return sum;
+}
+
+static void expect(problem *p) {
+    const dn_wino_s8_job *job = &p->job;
+    const dn_epilogue *e = &job->epilogue;
+    for (int y = 0; y < p->height; y++)
+        for (int x = 0; x < p->width; x++)
+            for (int o = 0; o < p->channels; o++) {
+                const ptrdiff_t at = y * job->out_row + x * job->out_step + o;
+                float v = fmaf((float)direct(p, y, x, o), e->scale[o], e->bias[o]);
+                if (e->flags & DN_EPI_RESIDUAL) v = fmaf((float)p->add.data[y * job->residual_row + x * job->residual_step + o], e->residual_scale, v);
+                if (e->flags & DN_CONV_F32_OUT) {
+                    ((float *)(void *)p->expected.data)[at] = v;
+                    continue;
+                }
+                if (e->flags & DN_EPI_HARDSWISH) {
+                    float t = fminf(fmaxf(fmaf(v, 1 / 6.0f, 0.5f), 0), 1);
+                    v = fmaf(v * t, e->out_scale, e->out_zero);
+                }
+                p->expected.data[at] = (uint8_t)rintf(fminf(fmaxf(v, e->lo), e->hi));
+            }
+}
+
+static void check_case(const dn_wino_s8 *record) {
+    const uint64_t seed = guard_state;
+    problem p = {0};
+    make_runs(&p);
+    make_weights(&p);
+    p.scale = guard_alloc((size_t)p.job.panels * 64, 0), p.bias = guard_alloc((size_t)p.job.panels * 64, 0);
+    fill_epilogue(&p.job.epilogue, (float *)(void *)p.scale.data, (float *)(void *)p.bias.data, PANEL * p.job.panels);
+    if (guard_below(4) == 0) p.job.epilogue.flags |= DN_CONV_F32_OUT;
+    make_maps(&p);
+    expect(&p);
+    if (!(p.job.epilogue.flags & DN_EPI_RESIDUAL)) p.job.residual = NULL, p.job.residual_offset = NULL;
+    record->run(&p.job);
+    CHECK(same(p.output, p.expected), "wino_s8 %s %dx%d lanes %d runs %zu outputs %d flags %u seed %llu", record->isa, p.height, p.width, p.job.lanes, p.job.run_count, p.channels,
+          p.job.epilogue.flags, (unsigned long long)seed);
+    const guarded all[] = {p.input, p.weights, p.scale, p.bias, p.output, p.expected, p.add, p.scratch, p.plain};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) guard_free(all[i]);
+}
+
+int main(void) {
+    const dn_wino_s8 *records[] = {&dn_wino_s8_ref,
+#if defined(__x86_64__)
+                                   dn_cpu_detect() & DN_CPU_AVX2 ? &dn_wino_s8_avx2 : NULL
+#endif
+    };
+    for (size_t r = 0; r < sizeof records / sizeof *records; r++)
+        for (int i = 0; records[r] && i < 300; i++) check_case(records[r]);
+    return guard_finish("check_wino_s8");
+}
