@@ -293,7 +293,7 @@ static PyType_Slot plan_slots[] = {
     {Py_tp_dealloc, plan_dealloc},
     {Py_tp_methods, plan_methods},
     {Py_tp_getset, plan_getset},
-    {Py_tp_doc, "Plan(graph, params, *, input_table=None, threads=1, isa=None, precision=32)\n--\n\nGraph and weights lowered for this CPU (immutable)."},
+    {Py_tp_doc, "Plan(graph, params, *, input_table=None, threads=1, isa=None, precision=32, least_bits=2)\n--\n\nGraph and weights lowered for this CPU (immutable)."},
     {0, NULL},
 };
 static PyType_Spec plan_spec = {"dynadnn._core.Plan", sizeof(plan_object), 0, Py_TPFLAGS_DEFAULT, plan_slots};
