@@ -39,7 +39,7 @@ typedef struct dn_poll {
     void *context;
 } dn_poll;
 
-typedef enum dn_isa { DN_ISA_REF, DN_ISA_AVX2, DN_ISA_AVXVNNI, DN_ISA_AVX512, DN_ISA_NEON, DN_ISA_BEST } dn_isa;
+typedef enum dn_isa { DN_ISA_REF, DN_ISA_AVX2, DN_ISA_AVXVNNI, DN_ISA_AVX512, DN_ISA_NEON, DN_ISA_NEONDOT, DN_ISA_BEST } dn_isa;
 const char *dn_isa_name(dn_isa isa);
 int dn_isa_available(dn_isa isa); /* 1 if this CPU has it */
 /* The level that this level and this CPU together come to, as used by the int8 convolution. */

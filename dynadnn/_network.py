@@ -251,7 +251,7 @@ class Network:
         threads : int, default 1
             The most a call may use; None is all cores this process may use.
         isa : str, optional
-            Highest instruction set: "ref", "avx2", "avxvnni", "avx512" or "neon"; the best one without.
+            Highest instruction set: "ref", "avx2", "avxvnni", "avx512", "neon" or "neondot"; the best one without.
         precision : "fp32" or "bf16", optional
             Arithmetic of layers that are not quantised.
 

@@ -1,4 +1,4 @@
-/* cpu.c - CPU detection through cpuid/xgetbv on x86-64, the kernel's word on aarch64. */
+/* cpu.c - CPU detection through cpuid/xgetbv on x86-64, the operating system's word on aarch64. */
 #define _GNU_SOURCE
 #include "base/cpu.h"
 
@@ -34,9 +34,17 @@ static unsigned detect(void) {
 }
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
-static unsigned detect(void) { return getauxval(AT_HWCAP) & (1ul << 20) ? DN_CPU_NEON : 0; } /* HWCAP_ASIMDDP */
+static unsigned detect(void) { return DN_CPU_NEON | (getauxval(AT_HWCAP) & (1ul << 20) ? DN_CPU_DOTPROD : 0); } /* HWCAP_ASIMDDP */
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+static unsigned detect(void) {
+    int found = 0;
+    size_t size = sizeof found;
+    if (sysctlbyname("hw.optional.arm.FEAT_DotProd", &found, &size, NULL, 0)) found = 0;
+    return DN_CPU_NEON | (found ? DN_CPU_DOTPROD : 0);
+}
 #elif defined(__aarch64__)
-static unsigned detect(void) { return DN_CPU_NEON; } /* every Apple M has the dot product */
+static unsigned detect(void) { return DN_CPU_NEON; }
 #else
 static unsigned detect(void) { return 0; }
 #endif
@@ -58,6 +66,7 @@ unsigned dn_isa_features(dn_isa isa) {
     case DN_ISA_AVXVNNI: return DN_CPU_AVX2 | DN_CPU_AVXVNNI;
     case DN_ISA_AVX512: return DN_CPU_AVX2 | DN_CPU_AVX512 | DN_CPU_AVX512VNNI | DN_CPU_AVX512BF16;
     case DN_ISA_NEON: return DN_CPU_NEON;
+    case DN_ISA_NEONDOT: return DN_CPU_NEON | DN_CPU_DOTPROD;
     case DN_ISA_BEST: return ~0u;
     }
     return 0;
@@ -70,6 +79,7 @@ const char *dn_isa_name(dn_isa isa) {
     case DN_ISA_AVXVNNI: return "avxvnni";
     case DN_ISA_AVX512: return "avx512";
     case DN_ISA_NEON: return "neon";
+    case DN_ISA_NEONDOT: return "neondot";
     case DN_ISA_BEST: return "best";
     }
     return "";
@@ -84,6 +94,7 @@ int dn_isa_available(dn_isa isa) {
     case DN_ISA_AVXVNNI: return (cpu & DN_CPU_AVXVNNI) != 0;
     case DN_ISA_AVX512: return (cpu & DN_CPU_AVX512VNNI) != 0;
     case DN_ISA_NEON: return (cpu & DN_CPU_NEON) != 0;
+    case DN_ISA_NEONDOT: return (cpu & DN_CPU_DOTPROD) != 0;
     }
     return 0;
 }

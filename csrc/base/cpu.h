@@ -10,7 +10,8 @@ enum {
     DN_CPU_AVX512 = 1 << 2, /* F, BW, DQ, VL */
     DN_CPU_AVX512VNNI = 1 << 3,
     DN_CPU_AVX512BF16 = 1 << 4,
-    DN_CPU_NEON = 1 << 5, /* with dot product */
+    DN_CPU_NEON = 1 << 5,    /* AdvSIMD: every aarch64 */
+    DN_CPU_DOTPROD = 1 << 6, /* sdot, udot */
 };
 
 /* Features of this CPU that the operating system has switched on. */

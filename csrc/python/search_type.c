@@ -290,7 +290,7 @@ static int parse_isa(PyObject *object, dn_isa *isa) {
         *isa = (dn_isa)i;
         if (PyUnicode_CompareWithASCIIString(object, dn_isa_name(*isa)) == 0) return 0;
     }
-    PyErr_Format(PyExc_ValueError, "isa must be None or one of 'ref', 'avx2', 'avxvnni', 'avx512', 'neon', 'best', not %R", object);
+    PyErr_Format(PyExc_ValueError, "isa must be None or one of 'ref', 'avx2', 'avxvnni', 'avx512', 'neon', 'neondot', 'best', not %R", object);
     return -1;
 }
 
