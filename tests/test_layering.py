@@ -140,7 +140,7 @@ def test_every_kernel_file_is_listed_and_every_listed_kernel_has_a_file() -> Non
     rows = re.findall(r"^DN_KERNEL\((\w+), (\w+),", (CSRC / "kernels" / "kernels.inc").read_text(), re.M)
     assert len(rows) == len(set(rows))
     listed = {f"{slot}_{isa}" for slot, isa in rows}
-    isas = {isa for _, isa in rows} | {"ref", "avx2", "avxvnni", "avx512", "neon"}
+    isas = {isa for _, isa in rows} | {"ref", "avx2", "avxvnni", "avx512", "neon", "neondot"}
     files = {p.stem for p in FILES if layer(p) == "kernels" and p.suffix == ".c" and p.stem.rsplit("_", 1)[-1] in isas}
     assert files - listed == set(), "kernel files that kernels.inc does not list"
     assert listed - files == set(), "kernels that kernels.inc lists and no file is named after"
