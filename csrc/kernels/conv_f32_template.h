@@ -98,7 +98,10 @@ VEC_INLINE void tile(const dn_conv_f32_job *job, const int mr, const int vectors
 #pragma GCC unroll 4
             for (int p = 0; p < nr; p++) __asm__("" : "+r"(w[p]));
 #pragma GCC unroll 4
-            for (int u = 0; u < 4; u++) step(acc, x, k, w, u, mr, vectors);
+            for (int u = 0; u < 4; u++) {
+                step(acc, x, k, w, u, mr, vectors);
+                vec_fence();
+            }
 #pragma GCC unroll 4
             for (int p = 0; p < nr; p++) w[p] += 64;
         }

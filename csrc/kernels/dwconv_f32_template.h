@@ -4,7 +4,7 @@
  * row is done by twos and ones. */
 #include "kernels/epilogue_f32_template.h"
 
-enum { MAX_PIXELS = 4, MAX_VECTORS = 2 };
+enum { MAX_PIXELS = 4, MAX_VECTORS = VECS > 2 ? VECS : 2 };
 
 VEC_INLINE vec load(const float *x, vec_mask mask, const bool whole) { return whole ? vec_load(x) : vec_load_mask(x, mask); }
 
@@ -28,7 +28,7 @@ static __attribute__((noinline)) VEC_TARGET void finish_any(const dn_dwconv_f32_
 VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *job, const float *x, const float *w, vec_mask mask, const int pixels, const int vectors, const bool whole) {
     ptrdiff_t step = job->in_step, tap = job->in_tap;
     for (int32_t kw = job->kernel_w; kw > 0; kw--, x += tap, w += 16)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
             vec weight = vec_load(w + j * VEC);
 #pragma GCC unroll 4
@@ -38,7 +38,7 @@ VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *
 
 /* The same where the window is 3 wide and moves by one tap: each input is loaded once for the three pixels that see it. */
 VEC_INLINE void taps_3(vec acc[MAX_PIXELS][MAX_VECTORS], ptrdiff_t tap, const float *x, const float *w, const int pixels, const int vectors) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < vectors; j++) {
         vec weight[3];
 #pragma GCC unroll 3
@@ -50,6 +50,7 @@ VEC_INLINE void taps_3(vec acc[MAX_PIXELS][MAX_VECTORS], ptrdiff_t tap, const fl
             for (int k = 0; k < 3; k++)
                 if (column - k >= 0 && column - k < pixels) vec_sum(&acc[column - k][j], v, weight[k]);
         }
+        vec_fence();
     }
 }
 
@@ -59,7 +60,7 @@ VEC_INLINE void tile(const dn_dwconv_f32_job *job, ptrdiff_t p, int32_t c, int n
     vec_mask mask = vec_first(n);
 #pragma GCC unroll 4
     for (int i = 0; i < pixels; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) acc[i][j] = vec_zero();
     ptrdiff_t in_row = job->in_row, w_row = (ptrdiff_t)job->kernel_w * 16;
     const float *x = job->input + job->kh_begin * in_row + p * job->in_step + c;
@@ -76,7 +77,7 @@ VEC_INLINE void tile(const dn_dwconv_f32_job *job, ptrdiff_t p, int32_t c, int n
         ptrdiff_t out_step = job->out_step;
 #pragma GCC unroll 4
         for (int i = 0; i < pixels; i++, output += out_step)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) {
                 vec v = vec_fma(acc[i][j], vec_load(scale + j * VEC), vec_load(bias + j * VEC));
                 vec_store(output + j * VEC, vec_min(hi, vec_max(lo, v)));
@@ -85,7 +86,7 @@ VEC_INLINE void tile(const dn_dwconv_f32_job *job, ptrdiff_t p, int32_t c, int n
         float sums[MAX_PIXELS * MAX_VECTORS * VEC];
 #pragma GCC unroll 4
         for (int i = 0; i < pixels; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) vec_store(sums + (i * vectors + j) * VEC, acc[i][j]);
         finish_any(job, sums, p, pixels, c, n);
     }
@@ -106,9 +107,6 @@ VEC_INLINE void row(const dn_dwconv_f32_job *job, int32_t c, int n, const int ve
 static VEC_TARGET void run(const dn_dwconv_f32_job *job) {
     int32_t c = 0, channels = job->channels;
     for (; c + 16 <= channels; c += 16) row(job, c, 16, VECS, true);
-    if (VECS > 1 && c + VEC <= channels) {
-        row(job, c, VEC, 1, true);
-        c += VEC;
-    }
+    for (; VECS > 1 && c + VEC <= channels; c += VEC) row(job, c, VEC, 1, true);
     if (c < channels) row(job, c, channels - c, 1, false);
 }

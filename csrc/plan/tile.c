@@ -11,8 +11,9 @@ typedef struct cost {
     const char *isa;
     float product, pixel, panel, store;
 } cost;
-static const cost costs_s8[] = {{"avx512", 0.5f, 0.1f, 0.25f, 3}, {"avxvnni", 1.1f, 0.3f, 0.4f, 5}, {"avx2", 2.5f, 0.6f, 1.0f, 8}, {"ref", 60, 0, 0, 60}};
-static const cost costs_f32[] = {{"avx512", 0.5f, 0.1f, 0.25f, 2}, {"avx2", 1.0f, 0.02f, 0.1f, 4}, {"ref", 16, 0, 0, 16}};
+static const cost costs_s8[] = {{"avx512", 0.5f, 0.1f, 0.25f, 3}, {"avxvnni", 1.1f, 0.3f, 0.4f, 5}, {"avx2", 2.5f, 0.6f, 1.0f, 8},
+                                 {"neondot", 2.0f, 0.5f, 2.0f, 8}, {"neon", 8.0f, 1.0f, 4.0f, 8}, {"ref", 60, 0, 0, 60}};
+static const cost costs_f32[] = {{"avx512", 0.5f, 0.1f, 0.25f, 2}, {"avx2", 1.0f, 0.02f, 0.1f, 4}, {"neon", 2.0f, 0.5f, 0.5f, 4}, {"ref", 16, 0, 0, 16}};
 
 static const cost *cost_of(const dn_plan *plan, bool int8) {
     const cost *list = int8 ? costs_s8 : costs_f32;

@@ -1,0 +1,9 @@
+/* dwconv_f32_neon.c - rows of a float depthwise convolution for NEON. */
+#include "kernels/kernels.h"
+
+#if defined(__aarch64__)
+#include "kernels/vec_neon.h"
+#include "kernels/dwconv_f32_template.h"
+
+const dn_dwconv_f32 dn_dwconv_f32_neon = {"neon", run};
+#endif
