@@ -16,6 +16,7 @@ CSRC = ROOT / "csrc"
 C_TESTS = ROOT / "tests" / "c"
 COMMON = ["-std=c11", "-ffp-contract=off", f"-I{CSRC}"]
 LIBRARIES = ["-lm", "-lpthread"]
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wmissing-prototypes", "-Wswitch", "-Werror"]
 
 
 def core_sources() -> list[Path]:
@@ -42,13 +43,14 @@ class CompileError(Exception):
 
 @dataclass
 class Build:
-    """One set of flags, one folder of objects."""
+    """One set of flags, one folder of objects; by this machine's compiler unless another is named."""
 
     folder: Path
     flags: list[str]
+    compiler: str | None = None
 
     def __post_init__(self) -> None:
-        cc = compiler()
+        cc = self.compiler or compiler()
         assert cc is not None
         version = run([cc, "--version"]).stdout
         key = hashlib.sha256("\0".join([cc, version, str(ROOT), *COMMON, *self.flags]).encode()).hexdigest()[:16]

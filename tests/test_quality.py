@@ -13,7 +13,6 @@ import pytest
 
 ROOT = cbuild.ROOT
 PYTHON_FOLDERS = [str(ROOT / name) for name in ("dynadnn", "tests", "benchmarks") if (ROOT / name).is_dir()]
-WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wmissing-prototypes", "-Wswitch", "-Werror"]
 
 
 def check(name: str, *arguments: str, cwd: Path = ROOT) -> None:
@@ -55,7 +54,7 @@ def compile_all(c_objects: Path, sources: list[Path], flags: list[str]) -> None:
 
 def test_core_compiles_without_warnings(c_objects: Path) -> None:
     # -O1, because some warnings (uninitialised values) need the optimiser
-    compile_all(c_objects, cbuild.core_sources(), ["-O1", "-Wconversion", *WARNINGS])
+    compile_all(c_objects, cbuild.core_sources(), ["-O1", "-Wconversion", *cbuild.WARNINGS])
 
 
 def test_binding_compiles_without_warnings(c_objects: Path) -> None:
@@ -67,7 +66,7 @@ def test_binding_compiles_without_warnings(c_objects: Path) -> None:
     defines = ["-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION", "-DNPY_TARGET_VERSION=NPY_1_25_API_VERSION"]
     system = [part for folder in headers for part in ("-isystem", str(folder))]
     # Macros of Python.h and NumPy convert and cast inside our lines, so -Wconversion cannot be asked here.
-    flags = ["-O1", "-fPIC", *WARNINGS, *defines, *system]
+    flags = ["-O1", "-fPIC", *cbuild.WARNINGS, *defines, *system]
     files = sorted((cbuild.CSRC / "python").glob("*.c"))
     entry = [p for p in files if "PyMODINIT_FUNC" in p.read_text()]  # Python calls it by name: it has no prototype
     compile_all(c_objects, [p for p in files if p not in entry], flags)

@@ -68,8 +68,9 @@ typedef struct dn_conv_s8_variant {
 
 typedef struct dn_conv_s8 {
     const char *isa;
-    int32_t a_offset; /* what the kernel subtracts from every activation (0: vpdpbusd, usdot; 128: sdot) */
     int winograd;     /* its products cost as much as 16-bit ones, so wino_s8 pays where it can be used */
+    int32_t a_offset; /* what the kernel subtracts from every activation: 0 in all records. Another value moves the zero point's share of a sum into the rounded bias, so that
+                       * results are no longer those of `ref` bit for bit; kernels of signed products restore the sum instead. */
     const dn_conv_s8_variant *variants;
     size_t variant_count;
 } dn_conv_s8;

@@ -172,7 +172,7 @@ static void check_power(void) {
 /* The same bits from every version of the batches, children within the bounds. */
 static void check_batches(void) {
     static dn_batch in;
-    static dn_children out, other;
+    static dn_children out;
     for (size_t i = 0; i < DN_BATCH; i++) {
         double low = i % 3 ? 0 : -1e5 * uniform(9 * i), range = i % 5 ? 1 : pow(10, 600 * uniform(9 * i + 1) - 300);
         double p = low + range * uniform(9 * i + 2), q = i % 7 ? low + range * uniform(9 * i + 3) : low;
