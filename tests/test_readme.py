@@ -57,11 +57,10 @@ SLOTS = {
 def test_the_support_matrix_is_that_of_the_kernel_list():
     kernels = set(re.findall(r"DN_KERNEL\((\w+), (\w+),", (ROOT / "csrc/kernels/kernels.inc").read_text()))
     lines = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
-    columns = [("s8", i) for i in ("ref", "avx2", "avxvnni", "avx512")] + [
-        ("f32", i) for i in ("ref", "avx2", "avx512")
-    ]
+    columns = [("s8", i) for i in ("ref", "avx2", "avxvnni", "avx512", "neon", "neondot")]
+    columns += [("f32", i) for i in ("ref", "avx2", "avx512", "neon")]
     for word, (integer, real) in SLOTS.items():
-        (row,) = [cells for cells in lines if len(cells) == 8 and cells[0].startswith(word)]
+        (row,) = [cells for cells in lines if len(cells) == 11 and cells[0].startswith(word)]
         for (kind, isa), cell in zip(columns, row[1:], strict=True):
             slot = integer if kind == "s8" else real
             assert (cell == "✓") == ((slot, isa) in kernels), (row[0], kind, isa)
