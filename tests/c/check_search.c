@@ -193,6 +193,7 @@ static void check_batches(void) {
             }
 #if defined(__x86_64__)
             if (!(dn_cpu_detect() & DN_CPU_AVX2)) continue;
+            static dn_children other;
             other = out;
             (mutate ? dn_batch_avx2.mutate : dn_batch_avx2.cross)(&in, &other, DN_BATCH, eta);
             CHECK(memcmp(&out, &other, sizeof out) == 0);
