@@ -1,4 +1,4 @@
-/* check_kernels_s8.c - every int8 and byte kernel this CPU can run, variant by variant, against ref: equal bits, nothing read or written beyond what the contract names. */
+/* check_kernels_s8.c - every int8 and byte kernel this CPU can run, variant by variant, against ref: equal bits, nothing read or written beyond what the contract names. An argument is the seed. */
 #include "random_s8.h"
 
 #include <math.h>
@@ -283,7 +283,8 @@ static void check_pool_u8(const dn_pool_u8 *record) {
 #define RUN_pointwise_u8(record) printf("pointwise_u8 %s\n", (record)->isa), check_pointwise_u8(record)
 #define RUN_pool_u8(record) printf("pool_u8 %s\n", (record)->isa), check_pool_u8(record)
 
-int main(void) {
+int main(int argc, char **argv) {
+    guard_state = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
     const unsigned cpu = dn_cpu_detect();
 #define DN_KERNEL(slot, isa, needed) \
     if ((cpu & (needed)) == (needed)) { RUN_##slot(&dn_##slot##_##isa); }
