@@ -70,7 +70,7 @@ def test_every_arm_level_gives_the_logits_of_the_reference(arm: Arm, cpu: str) -
     assert arm.run("check_plan", cpu, "1", "1")[: len(levels) + 1] == [*levels, "check_plan: ok"]
 
 
-@pytest.mark.parametrize("check", ["check_pool", "check_search"])
+@pytest.mark.parametrize("check", ["check_pool", "check_search", "check_wino_s8"])
 def test_what_has_no_arm_code_of_its_own_passes_on_arm(arm: Arm, check: str) -> None:
     arm.run(check, NEWEST)
 

@@ -185,7 +185,7 @@ static int compute(result *r, dn_isa isa, int part, int8_t bits, const void *ima
     dn_engine *engine = NULL;
     dn_error err = {0};
     memset(r, 0, sizeof *r);
-    const dn_plan_options options = {.threads = THREADS, .isa = isa, .precision = 32};
+    const dn_plan_options options = {.threads = THREADS, .isa = isa, .precision = 32, .least_bits = bits};
     const dn_calibration_options how = {.range = DN_RANGE_MINMAX, .percentile = 100, .threads = 1};
     dn_tables tables = {r->mean, r->variance, r->scale};
     dn_subnet subnet = subnet_of(part, bits);
