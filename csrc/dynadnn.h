@@ -193,6 +193,9 @@ typedef struct dn_step_info {
 } dn_step_info;
 int32_t dn_point_steps(const dn_point *point);
 void dn_point_step(const dn_point *point, int32_t index, dn_step_info *info);
+/* Multiply-accumulates per second that one core reaches with the dot product of a kernel (named as in dn_step_info) on registers alone: what a step's speed can be held
+ * against. 0 for a kernel without one. Takes some 3 ms. */
+double dn_probe(const char *kernel);
 
 typedef enum dn_range { DN_RANGE_MSE, DN_RANGE_MINMAX, DN_RANGE_PERCENTILE } dn_range;
 

@@ -138,6 +138,7 @@ class Calls:
         out = np.empty((len(images), compiled.outputs), np.float32)
         self.rows: list[tuple[str, Callable[..., Any], list[Any], dict[str, Any]]] = [
             ("config", core.config, [], {}),
+            ("probe", core.probe, ["conv_f32 ref"], {}),
             ("alloc_fail_at", core.alloc_fail_at, [0], {}),
             ("alloc_fail_left", core.alloc_fail_left, [], {}),
             ("alloc_live", core.alloc_live, [], {}),

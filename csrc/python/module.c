@@ -63,8 +63,20 @@ static PyObject *alloc_live(PyObject *module, PyObject *unused) {
     return PyLong_FromLongLong(dn_alloc_live());
 }
 
+static PyObject *probe(PyObject *module, PyObject *name) {
+    (void)module;
+    const char *kernel = PyUnicode_AsUTF8(name);
+    if (!kernel) return NULL;
+    double speed;
+    Py_BEGIN_ALLOW_THREADS
+    speed = dn_probe(kernel);
+    Py_END_ALLOW_THREADS
+    return PyFloat_FromDouble(speed);
+}
+
 static PyMethodDef functions[] = {
     {"config", isa_info, METH_NOARGS, "config()\n--\n\nVersion, compiler, ISA levels found and used."},
+    {"probe", probe, METH_O, "probe(kernel, /)\n--\n\nMultiply-accumulates per second of a kernel's dot product on registers alone, one core; 0 if it has none."},
     {"alloc_fail_at", alloc_fail_at, METH_O, "alloc_fail_at(n, /)\n--\n\nFor tests: the n-th allocation of the core from now fails (0: none)."},
     {"alloc_fail_left", alloc_fail_left, METH_NOARGS, "alloc_fail_left()\n--\n\nWhat is left of alloc_fail_at's n."},
     {"alloc_live", alloc_live, METH_NOARGS, "alloc_live()\n--\n\nBlocks of the core not yet freed."},
