@@ -1,4 +1,4 @@
-"""Compiles C for the tests: objects are kept between sessions and rebuilt when a source, header or flag changes."""
+"""Compiles C for tests and benchmarks: objects are kept, and rebuilt when a source, header or flag changes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ C_TESTS = ROOT / "tests" / "c"
 COMMON = ["-std=c11", "-ffp-contract=off", f"-I{CSRC}"]
 LIBRARIES = ["-lm", "-lpthread"]
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wmissing-prototypes", "-Wswitch", "-Werror"]
+# What setup.py builds with, as far as it changes code; a test compares the two.
+RELEASE = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-fno-tree-pre"]
 
 
 def core_sources() -> list[Path]:
@@ -86,7 +88,7 @@ class Build:
             return list(pool.map(self._compile, sources))
 
     def program(self, main: Path) -> Path:
-        """Link a test with the whole core."""
+        """Link a test or benchmark with the whole core."""
         program = self.folder / main.stem
         objects = self.objects([*core_sources(), main])
         done = run([self.cc, *self.flags, "-o", str(program), *map(str, objects), *LIBRARIES])
