@@ -7,6 +7,7 @@ ONNX Runtime NCHW, PyTorch channels_last.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import io
 import warnings
@@ -191,7 +192,7 @@ def torch_call(exported: Exported, x: F32, precision: str, threads: int) -> Call
     module = exported.module.to(memory_format=torch.channels_last)
     images = torch.from_numpy(x).permute(0, 3, 1, 2)
     if precision == "bf16":
-        module, images = exported.module.bfloat16(), images.bfloat16()
+        module, images = copy.deepcopy(exported.module).bfloat16(), images.bfloat16()
 
     def run() -> F32:
         with torch.inference_mode():

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from . import _core
+from ._arguments import positive_int
+from ._device import example_input
+from ._engine_report import EngineReport, report_engine, share_of_probe
 from ._errors import UnsupportedError
 from ._table import Table
 
@@ -139,7 +142,9 @@ class Engine(_core.Engine):
         Returns
         -------
         Table
-            Per step: node, kernel, ms per image, share of the time, MACs, GMAC/s.
+            Per step: node, kernel, ms per image, share of the time, MACs, GMAC/s, and the speed as a share of the
+            probe: what the kernel's dot product does on registers alone, measured once per process. MACs count padding
+            as work, which kernels partly leave out. Steps that multiply nothing, or by ``ref`` kernels, have no share.
         """
         bound = self._bind(self.active if point is None else point)
         images = self._convert(x)
@@ -150,8 +155,42 @@ class Engine(_core.Engine):
         for step, ms in zip(bound.steps, milliseconds.tolist(), strict=True):
             rate = step["macs"] / ms / 1e6 if ms else 0.0
             share = ms / max(float(milliseconds.sum()), 1e-12)
-            rows.append((names[step["node"]], step["kernel"], ms, share, step["macs"], rate))
-        return Table(("node", "kernel", "ms", "share", "macs", "gmacs_per_s"), rows)
+            reached = share_of_probe(step["kernel"], step["macs"], ms, self.threads)
+            rows.append((names[step["node"]], step["kernel"], ms, share, step["macs"], rate, reached))
+        return Table(("node", "kernel", "ms", "share", "macs", "gmacs_per_s", "share_of_probe"), rows)
+
+    def report(self, x: Any = None, point: Any = None, *, rounds: int = 30) -> EngineReport:
+        """Measure what each layer costs, and whether int8 pays on this machine.
+
+        A quantised engine is timed in turns with the same network in float (its weights dequantised, at the point's
+        bits), with as many threads and the same instruction sets.
+
+        Parameters
+        ----------
+        x : array, shape (n, *shape), optional
+            Images to run; one random image without, since the time does not depend on it.
+        point : optional
+            The active point without.
+        rounds : int
+            Blocks of about half a millisecond per engine, of which the medians count.
+
+        Returns
+        -------
+        EngineReport
+            Bytes, kernels and times per layer, and warnings.
+
+        Examples
+        --------
+        >>> import dynadnn as dn, numpy as np
+        >>> net = dn.nets.mlp((4,), 3, rng=0)
+        >>> images = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+        >>> report = dn.quantize(net, images).compile().report(rounds=4)
+        >>> report.layers["node"][0], report.fp32_ms > 0
+        ('input', True)
+        """
+        rounds = positive_int(rounds, "rounds")
+        subnet = self._net._find(self.active if point is None else point)
+        return report_engine(self, subnet, self._convert(example_input(self._net) if x is None else x), rounds)
 
     def __repr__(self) -> str:
         used = self._isa or _core.config()["isa_used"]

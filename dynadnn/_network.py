@@ -22,7 +22,7 @@ from ._points import Bits, ChannelSpace, PointRules, Subnet, point_name, size_ke
 from ._preprocess import Preprocess
 from ._report import Report, make_report
 from ._tables import Tables
-from ._weights import check_labels, check_weights
+from ._weights import check_labels, check_weights, node_bytes
 
 if TYPE_CHECKING:
     from ._engine import Engine
@@ -444,20 +444,13 @@ class Network:
 
     def bytes(self, point: Any = None) -> int:
         """Bytes of the active parameters at the point's bits, with scales and statistics."""
+        return sum(self._node_bytes(point).values())
+
+    def _node_bytes(self, point: Any) -> dict[str, int]:
+        """Bytes by node, of those that have parameters."""
         subnet, _, params = self._cost(point)
         bits = dict(zip(self._rules.layer_names, subnet.bits, strict=True))
-        active, total = self._rules.active(subnet.widths), 0
-        for node, tensor, count in zip(self._spec.nodes, self._tensors, params.tolist(), strict=True):
-            if not count:
-                continue
-            channels = sum(int(active[space]) for space, _, _ in tensor["segments"])
-            b = bits.get(node.name)
-            if isinstance(b, int):
-                weights = count - (channels if tensor["biases"] else 0)
-                total += (weights * b + 7) // 8 + 4 * channels + (4 * channels if tensor["biases"] else 0)
-            else:
-                total += 4 * count + (8 * channels if node.op == "batchnorm" else 0)
-        return total
+        return node_bytes(self._spec.nodes, self._tensors, params.tolist(), self._rules.active(subnet.widths), bits)
 
     # ---- changes ----
 

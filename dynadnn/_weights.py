@@ -1,14 +1,17 @@
-"""Checks of what is handed to a network: parameters and labels."""
+"""Parameters and labels: checks of what is handed to a network, and the bytes that parameters take."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import GraphError, NonFiniteError
+
+if TYPE_CHECKING:
+    from ._graph import NodeSpec
 
 
 def check_labels(y: NDArray[Any], outputs: int, name: str = "y") -> None:
@@ -55,3 +58,37 @@ def check_weights(
             value.flags.writeable = False
         checked[key] = value
     return checked
+
+
+def node_bytes(
+    nodes: Sequence[NodeSpec],
+    tensors: Sequence[Mapping[str, Any]],
+    params: Sequence[int],
+    active: NDArray[np.int32],
+    bits: Mapping[str, Any],
+) -> dict[str, int]:
+    """Bytes of each node's active parameters, with scales and statistics.
+
+    Parameters
+    ----------
+    nodes, tensors
+        The structure.
+    params : sequence of int
+        Active parameters per node.
+    active : ndarray of int32, shape (spaces,)
+        Active channels.
+    bits : mapping
+        From layers to their bits; "fp32" for those left in float.
+    """
+    found: dict[str, int] = {}
+    for node, tensor, count in zip(nodes, tensors, params, strict=True):
+        if not count:
+            continue
+        channels = sum(int(active[space]) for space, _, _ in tensor["segments"])
+        b = bits.get(node.name)
+        if isinstance(b, int):
+            biases = channels if tensor["biases"] else 0
+            found[node.name] = ((count - biases) * b + 7) // 8 + 4 * channels + 4 * biases
+        else:
+            found[node.name] = 4 * count + (8 * channels if node.op == "batchnorm" else 0)
+    return found
