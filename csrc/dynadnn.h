@@ -150,7 +150,7 @@ typedef struct dn_engine dn_engine; /* an arena; runs one call at a time (a seco
 typedef struct dn_plan_options {
     int32_t threads;   /* the most a run may use, >= 1 */
     dn_isa isa;        /* the highest level kernels may use */
-    int32_t precision; /* arithmetic of layers that are not quantised: 32 (fp32) */
+    int32_t precision; /* of layers that are not quantised: 32 (fp32); 16 (bf16 weights and activations, fp32 sums), if none is quantised */
     int32_t least_bits; /* the fewest bits a point may ask of a quantised layer, 2..8: 8 lets layers keep their weights in one form only */
 } dn_plan_options;
 

@@ -25,11 +25,9 @@ def compile_network(net: Network, *, threads: int, isa: str | None, precision: s
     """Lower a network and bind every named point that has its tables."""
     if precision not in (None, "fp32", "bf16"):
         raise ValueError(f"precision must be 'fp32' or 'bf16', not {precision!r}")
-    if precision == "bf16":
-        raise UnsupportedError("precision='bf16' is not built yet: compile with 'fp32', or quantize the network")
     if precision and net.quantised:
         raise ValueError(f"precision={precision!r} is for float networks; this one is quantised to {net.views} bits")
-    return Engine(net.copy(), threads=threads, isa=isa)
+    return Engine(net.copy(), threads=threads, isa=isa, precision=precision)
 
 
 class Engine(_core.Engine):
@@ -62,13 +60,26 @@ class Engine(_core.Engine):
     _net: Network
     _isa: str | None
 
-    def __new__(cls, net: Network, *, threads: int = 1, isa: str | None = None, plan: _core.Plan | None = None) -> Self:
+    def __new__(
+        cls,
+        net: Network,
+        *,
+        threads: int = 1,
+        isa: str | None = None,
+        precision: str | None = None,
+        plan: _core.Plan | None = None,
+    ) -> Self:
         """Lower the network, or share an engine's plan."""
         if plan is None:
             plan = _core.Plan(
-                net._graph, net._core_params(), input_table=net._input_table(), threads=threads, isa=isa,
+                net._graph,
+                net._core_params(),
+                input_table=net._input_table(),
+                threads=threads,
+                isa=isa,
                 least_bits=min(net.views, default=8),
-            )  # fmt: skip
+                precision=16 if precision == "bf16" else 32,
+            )
         self = super().__new__(cls, plan, input_shape=net.shape, outputs=net.outputs)
         self._net, self._isa = net, isa
         for name, subnet in net.points.items():

@@ -3,7 +3,8 @@
 
 #if defined(__x86_64__)
 #include "kernels/vec_avx2.h"
-#include "kernels/conv_f32_template.h"
+#include "kernels/elem_f32.h"
+#include "kernels/conv_float_template.h"
 
 /* 16 registers: 6 pixels x 2 vectors + 2 weights + 1 activation, or 4 x 2, whose 8 sums just cover 2 fma a cycle of 4 cycles each. Wider tiles (3 x 4) do not fit. Where
  * the panel has at most 8 channels, its second vector is left out. */
@@ -23,5 +24,5 @@ TILE_ROW(1, 1)
 
 static const dn_conv_f32_variant variants[] = {VARIANT_BOTH(6, 1), VARIANT_BOTH(4, 1), VARIANT_ROW(1, 4), VARIANT_ROW(1, 2), VARIANT_ROW(1, 1)};
 
-const dn_conv_f32 dn_conv_f32_avx2 = {"avx2", variants, sizeof variants / sizeof *variants};
+const dn_conv_f32 dn_conv_f32_avx2 = {"avx2", variants, sizeof variants / sizeof *variants, NULL, NULL};
 #endif

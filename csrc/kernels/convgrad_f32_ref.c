@@ -1,5 +1,5 @@
 /* convgrad_f32_ref.c - gradient of a convolution's weights, written for reading. */
-#include "kernels/ref_f32.h"
+#include "kernels/ref_float.h"
 
 static void tile(const dn_convgrad_f32_job *job, int nr) {
     int outputs = 16 * (nr - 1) + job->last;

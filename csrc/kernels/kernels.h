@@ -5,10 +5,14 @@
  * ones because each sum takes one fma per product in the order given below; only sign and payload of a NaN are open.
  *
  * Memory. A map is rows of pixels; a pixel is its active channels (each segment's rounded up to 4 elements: "lanes"), lanes beyond them hold the zero point (0 in float).
- * Offsets and strides of activations count elements (bytes for u8, floats for f32); every stride is a multiple of 4. Panels are 16 output channels wide. */
+ * Offsets and strides of activations count elements (1 byte in u8, 4 in f32, 2 in bf16); every stride is a multiple of 4. Panels are 16 output channels wide.
+ *
+ * f32 and bf16 share jobs and records: in a bf16 slot activations and weights are bfloat16, sums, tables and the whole epilogue are float, and what is stored is rounded to
+ * nearest even once. */
 #ifndef DN_KERNELS_KERNELS_H
 #define DN_KERNELS_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,7 +23,7 @@
  * if (residual) v = fma((float)r, residual_scale, v);
  * DN_EPI_HARDSWISH: t = min(max(fma(v, 1/6f, .5f), 0), 1); y = v * t; v = fma(y, out_scale, out_zero)
  * v = min(max(v, lo), hi);
- * u8 output: round to nearest even.
+ * u8 and bf16 output: round to nearest even.
  * Here and above max(v, a) is a > v ? a : v and min(v, a) is a < v ? a : v (maxps, minps with v second): a NaN stays a NaN, and of two zeros v's is kept. */
 enum { DN_EPI_RESIDUAL = 1, DN_EPI_HARDSWISH = 2 };
 typedef struct dn_epilogue {
@@ -38,7 +42,7 @@ typedef struct dn_tap {
 } dn_tap;
 
 enum {
-    DN_CONV_F32_OUT = 16,   /* output is float: v is stored unclamped and unrounded after fma(acc, scale, bias) and the residual (float kernels ignore this flag) */
+    DN_CONV_F32_OUT = 16,   /* output is float. s8: v is stored unclamped and unrounded after fma(acc, scale, bias) and the residual. bf16: v is stored unrounded. f32: ignored */
     DN_CONV_ACCUMULATE = 32 /* with F32_OUT: v = fma(acc, scale, output) in place of the bias */
 };
 
@@ -174,18 +178,19 @@ typedef struct dn_pool_u8 {
     void (*avg)(const dn_window *window, uint8_t *out, float factor, float bias);
 } dn_pool_u8;
 
-/* ---- conv_f32 ---- */
+/* ---- conv_f32, conv_bf16 ---- */
 
-/* Like conv_s8 with float weights [panel][tap][channel][16] and run-length entries (dn_run): each entry is `count` channels. Forms, steps and epilogue as there; accumulation order is
- * entries in order, channels in order, one fma each, starting from 0. */
+/* Like conv_s8 with run-length entries: each entry is `count` channels. Forms, steps and epilogue as there; accumulation order is entries in order, channels in order, one fma
+ * each, starting from 0. Weights: f32 [panel][tap][channel][16]; bf16 [panel][tap][channel / 2][16][2], where an entry begins at an even channel and, ending at an odd one,
+ * leaves its partner alone. Variants of several pixels read floats in both slots. */
 typedef struct dn_conv_f32_job {
-    const float *input;
-    const float *weights;
-    float *output;
-    const float *residual;
+    const void *input;
+    const void *weights;
+    void *output; /* elements, or float with DN_CONV_F32_OUT */
+    const void *residual;
     const dn_run *runs;
     size_t run_count;
-    size_t panel_stride; /* floats */
+    size_t panel_stride; /* elements */
     ptrdiff_t in_step, out_step, residual_step;
     const int32_t *in_offset, *out_offset, *residual_offset;
     int32_t last;
@@ -194,20 +199,25 @@ typedef struct dn_conv_f32_job {
 typedef struct dn_conv_f32_variant {
     void (*run)(const dn_conv_f32_job *job);
     int8_t mr, nr, form;
+    bool floats; /* reads input and weights as the f32 slot does, also in bf16: whoever calls it has widened them */
 } dn_conv_f32_variant;
 typedef struct dn_conv_f32 {
     const char *isa;
     const dn_conv_f32_variant *variants;
     size_t variant_count;
+    /* bf16 only: `count` activations to floats; `channels` channels of a panel's weights, from an even one on, to [channel][16] floats. */
+    void (*widen)(const uint16_t *x, float *out, size_t count);
+    void (*widen_weights)(const uint16_t *weights, float *out, size_t channels);
 } dn_conv_f32;
+typedef dn_conv_f32 dn_conv_bf16;
 
-/* ---- dwconv_f32, pointwise_f32, pool_f32: as their u8 twins, weights [channel / 16][tap][16], no rounding, no zero point ---- */
+/* ---- dwconv, pointwise and pool in f32 and bf16: as their u8 twins, weights [channel / 16][tap][16], no zero point ---- */
 
 typedef struct dn_dwconv_f32_job {
-    const float *input;
-    const float *weights;
-    float *output;
-    const float *residual;
+    const void *input;
+    const void *weights;
+    void *output; /* elements, or float with DN_CONV_F32_OUT */
+    const void *residual;
     ptrdiff_t in_row, in_tap, in_step, out_step, residual_step;
     int32_t kernel_h, kernel_w, kh_begin, kh_end, width, channels;
     dn_epilogue epilogue;
@@ -216,11 +226,12 @@ typedef struct dn_dwconv_f32 {
     const char *isa;
     void (*run)(const dn_dwconv_f32_job *job);
 } dn_dwconv_f32;
+typedef dn_dwconv_f32 dn_dwconv_bf16;
 
 typedef struct dn_pixels_f32 {
-    const float *input;
-    float *output;
-    const float *residual;
+    const void *input;
+    void *output;
+    const void *residual;
     ptrdiff_t in_step, out_step, residual_step;
     int32_t width, channels;
     dn_epilogue epilogue;
@@ -228,17 +239,19 @@ typedef struct dn_pixels_f32 {
 typedef struct dn_pointwise_f32 {
     const char *isa;
     void (*affine)(const dn_pixels_f32 *job);
-    void (*mul)(const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels);
-    void (*sigmoid)(const float *x, ptrdiff_t in_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels);
-    void (*hardsigmoid)(const float *x, ptrdiff_t in_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels); /* min(max(fma(x, 1/6, .5), 0), 1) */
-    void (*leaky_relu)(const float *x, ptrdiff_t in_step, float *out, ptrdiff_t out_step, int32_t width, int32_t channels, float slope);
+    void (*mul)(const void *a, ptrdiff_t a_step, const void *b, ptrdiff_t b_step, void *out, ptrdiff_t out_step, int32_t width, int32_t channels);
+    void (*sigmoid)(const void *x, ptrdiff_t in_step, void *out, ptrdiff_t out_step, int32_t width, int32_t channels);
+    void (*hardsigmoid)(const void *x, ptrdiff_t in_step, void *out, ptrdiff_t out_step, int32_t width, int32_t channels); /* min(max(fma(x, 1/6, .5), 0), 1) */
+    void (*leaky_relu)(const void *x, ptrdiff_t in_step, void *out, ptrdiff_t out_step, int32_t width, int32_t channels, float slope);
 } dn_pointwise_f32;
+typedef dn_pointwise_f32 dn_pointwise_bf16;
 
 typedef struct dn_pool_f32 {
     const char *isa;
-    void (*max)(const dn_window *window, float *out); /* NaN where the window holds one */
-    void (*avg)(const dn_window *window, float *out, float factor); /* sum in row-major order of the window, times factor */
+    void (*max)(const dn_window *window, void *out); /* NaN where the window holds one */
+    void (*avg)(const dn_window *window, void *out, float factor); /* sum in row-major order of the window, times factor */
 } dn_pool_f32;
+typedef dn_pool_f32 dn_pool_bf16;
 
 /* ---- convgrad_f32: gradient of a convolution's weights ---- */
 
@@ -337,7 +350,11 @@ typedef struct dn_train_f32 {
 /* ---- selection ---- */
 
 /* Slots in the order of kernels.inc. */
-#define DN_SLOTS(X) X(conv_s8) X(wino_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8) X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32) X(convgrad_f32) X(train_f32)
+#define DN_SLOTS(X)                                                                            \
+    X(conv_s8) X(wino_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8)                              \
+    X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32)                                     \
+    X(conv_bf16) X(dwconv_bf16) X(pointwise_bf16) X(pool_bf16)                                 \
+    X(convgrad_f32) X(train_f32)
 
 #define DN_KERNEL(slot, isa, features) extern const dn_##slot dn_##slot##_##isa;
 #include "kernels/kernels.inc"

@@ -21,6 +21,7 @@ static dn_map dense_map(const dn_step *step) {
     map.row = map.width * map.pixel;
     map.top = map.bottom = map.left = map.right = 0;
     map.u8 = false;
+    map.size = sizeof(float);
     return map;
 }
 
@@ -32,7 +33,7 @@ static float scale_at(const dn_calibration *c, int32_t tensor, int32_t lane) {
 
 static float real_at(const dn_run_context *run, const dn_map *map, int32_t y, int32_t x, int32_t lane, float scale) {
     const uint8_t *pixel = dn_map_at(run->arena, map, y, x);
-    return map->u8 ? (float)(pixel[lane] - map->zero) * scale : ((const float *)(const void *)pixel)[lane];
+    return map->u8 ? (float)(pixel[lane] - map->zero) * scale : dn_map_float(map, pixel, lane);
 }
 
 static int32_t clip_view(const dn_step *step, int32_t code) {
@@ -66,7 +67,7 @@ static void weighted_raw(const dn_calibration *c, dn_run_context *run, float *ou
     dn_step raw = *c->step;
     raw.out = dense_map(c->step);
     raw.has_second = false;
-    raw.flags = c->op->int8 ? DN_CONV_F32_OUT : 0;
+    raw.flags = DN_CONV_F32_OUT;
     run->target = (uint8_t *)out;
     run->threads = 1;
     if (c->op->kind == DN_DO_CONV) dn_run_step(run, &raw);

@@ -18,7 +18,7 @@ struct dn_engine {
 };
 
 void dn_fill_halo(uint8_t *base, const dn_map *map, int32_t begin, int32_t end) {
-    size_t element = map->u8 ? 1 : sizeof(float);
+    size_t element = (size_t)map->size;
     int value = map->u8 ? map->zero : 0;
     size_t left = (size_t)(map->left * map->pixel) * element, right = (size_t)(map->right * map->pixel) * element;
     for (int32_t y = begin; y < end && (left || right); y++) {
@@ -173,7 +173,7 @@ static void copy_map(const dn_run_context *run, const dn_step *step, float *outp
             const uint8_t *pixel = dn_map_at(run->arena, &step->out, y, x);
             for (int32_t c = 0, g = 0; c < step->out.channels; c++) {
                 while (g + 1 < step->groups && c >= s[g + 1].begin) g++;
-                *output++ = step->out.u8 ? ((float)pixel[c] - s[g].out_zero) * s[g].out_real : ((const float *)(const void *)pixel)[c];
+                *output++ = step->out.u8 ? ((float)pixel[c] - s[g].out_zero) * s[g].out_real : dn_map_float(&step->out, pixel, c);
             }
         }
 }

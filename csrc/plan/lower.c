@@ -51,7 +51,8 @@ static void set_output(lowering *l, int32_t number, int32_t tensor) {
     l->owner[op->output] = -1;
     op->output = tensor;
     l->owner[tensor] = number;
-    op->float_out = op->int8 && op->kind == DN_DO_CONV && op->act < 0 && tensor == plan->source[plan->graph->output]; /* float results leave the kernel unclamped */
+    bool last = op->kind == DN_DO_CONV && op->act < 0 && tensor == plan->source[plan->graph->output];
+    op->float_out = last && (op->int8 || (plan->bf16 && l->readers[tensor] == 1)); /* int8 makes a value for other readers by conversion; bf16 has one for all */
     plan->native_u8[tensor] = op->int8 && !op->float_out;
 }
 
@@ -135,7 +136,8 @@ static void lower_weights(lowering *l, int32_t i) {
     op->pack_groups = node->groups > 1 ? node->groups : grouped_out ? graph->groups : 1;
     op->group_out = node->channels / op->pack_groups;
     op->group_in = node->groups > 1 ? input->channels / node->groups : 0;
-    op->partial = node->groups == 1 && grouped_in && (!int8 || op->float_out);
+    op->partial = node->groups == 1 && grouped_in && (op->float_out || !(int8 || l->plan->bf16)); /* sums of parts are float */
+    if (l->plan->bf16 && input->channels / graph->groups % 2) op->partial = false;                 /* a part would begin in the middle of a pair of weights */
 }
 
 static void lower_node(lowering *l, int32_t i) {
@@ -228,7 +230,11 @@ dn_status dn_plan_lower(dn_plan *plan, const dn_params *params, dn_error *err) {
     for (int32_t i = 0; i < plan->graph->count; i++) lower_node(&l, i);
     DN_GO(order_ops(&l, err));
     DN_GO(check_groups(plan, err));
-    for (int32_t k = 0; k < plan->op_count; k++) plan->has_int8 = plan->has_int8 || plan->ops[k].int8;
+    plan->real = -1;
+    for (int32_t k = 0; k < plan->op_count; k++) {
+        plan->has_int8 = plan->has_int8 || plan->ops[k].int8;
+        if (plan->bf16 && plan->ops[k].float_out) plan->real = plan->ops[k].output;
+    }
 done:
     dn_free(l.readers);
     dn_free(l.owner);

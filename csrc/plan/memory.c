@@ -52,7 +52,7 @@ static void size_map(const dn_binding *b, int32_t value) {
     int32_t tensor = value / 2;
     const dn_node *node = &graph->nodes[tensor];
     dn_map *map = &b->point->maps[value];
-    *map = (dn_map){.height = node->height, .width = node->width, .u8 = value & 1, .zero = node->is_signed ? 128 : 0};
+    *map = (dn_map){.height = node->height, .width = node->width, .u8 = value & 1, .size = value & 1 ? 1 : dn_float_size(b->plan, tensor), .zero = node->is_signed ? 128 : 0};
     for (int32_t s = 0; s < node->segment_count; s++) {
         int32_t active = b->subnet->active[node->segments[s].space];
         map->channels += active;
@@ -80,7 +80,7 @@ static dn_status place_map(dn_map *map, size_t *bytes, const char *name, dn_erro
     size_t columns = (size_t)(map->left + map->width + map->right), rows = (size_t)(map->top + map->height + map->bottom), row = columns * (size_t)map->pixel;
     if (row * rows > INT32_MAX / 4) return dn_fail(err, DN_EUNSUPPORTED, "%s: a padded map of %zu x %zu x %d is too large", name, rows, columns, map->pixel);
     map->row = (int32_t)row;
-    *bytes = dn_round_up(row * rows * (map->u8 ? 1 : 4) + 16, 64);
+    *bytes = dn_round_up(row * rows * (size_t)map->size + 16, 64);
     return DN_OK;
 }
 
@@ -118,7 +118,7 @@ static dn_status place_all(dn_binding *b, block *placed, dn_error *err) {
         size_t bytes = 0;
         DN_TRY(place_map(map, &bytes, b->plan->graph->nodes[op->output].name, err));
         size_t at = place_block(placed, &count, bytes, b->first[value], b->last[value]);
-        map->offset = at + (size_t)(map->top * map->row + map->left * map->pixel) * (map->u8 ? 1 : 4);
+        map->offset = at + (size_t)(map->top * map->row + map->left * map->pixel) * (size_t)map->size;
         point->arena_bytes = dn_size_max(point->arena_bytes, at + bytes);
     }
     return DN_OK;

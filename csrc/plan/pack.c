@@ -9,13 +9,13 @@
 
 enum { PANEL = 16 };
 
-/* Channels of one tap of one pack group in the packed weights: in u8 each segment is filled up to steps of 4 channels. */
+/* Channels of one tap of one pack group in the packed weights: each segment is filled up to steps of 4 channels in int8, of 2 in bf16. */
 static int32_t tap_channels(const dn_plan *plan, const dn_plan_op *op) {
     const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
-    if (op->group_in) return op->int8 ? (int32_t)dn_round_up((size_t)op->group_in, 4) : op->group_in;
+    size_t step = dn_weight_step(plan, op);
+    if (op->group_in) return (int32_t)dn_round_up((size_t)op->group_in, step);
     int32_t channels = 0;
-    for (int32_t s = 0; s < input->segment_count; s++)
-        channels += op->int8 ? (int32_t)dn_round_up((size_t)input->segments[s].full, 4) : input->segments[s].full;
+    for (int32_t s = 0; s < input->segment_count; s++) channels += (int32_t)dn_round_up((size_t)input->segments[s].full, step);
     return channels;
 }
 
@@ -53,7 +53,7 @@ static dn_status place_wino(const dn_plan *plan, dn_plan_op *op, size_t *used, d
 
 static dn_status place(dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *err) {
     const dn_node *node = &plan->graph->nodes[op->node];
-    size_t taps = (size_t)node->kernel_h * (size_t)node->kernel_w, element = op->int8 ? 1 : sizeof(float), bytes;
+    size_t taps = (size_t)node->kernel_h * (size_t)node->kernel_w, element = dn_weight_size(plan, op), bytes;
     op->weight_offset = *used;
     if (op->kind == DN_DO_DEPTHWISE) {
         bytes = dn_round_up((size_t)node->channels, PANEL) * taps * element;
@@ -88,6 +88,7 @@ static void pack_depthwise(const dn_plan *plan, const dn_plan_op *op, const dn_p
         for (size_t t = 0; t < taps; t++) {
             size_t to = (c / PANEL * taps + t) * PANEL + c % PANEL, from = c * taps + t;
             if (op->int8) ((int8_t *)base)[to] = p->codes[from];
+            else if (plan->bf16) ((uint16_t *)(void *)base)[to] = dn_bf16_round(p->weight[from]);
             else ((float *)(void *)base)[to] = p->weight[from];
         }
 }
@@ -108,10 +109,11 @@ static void pack_output(const dn_plan *plan, const dn_plan_op *op, const dn_para
             size_t full = (size_t)segments[s].full;
             for (size_t c = 0; c < full; c++) {
                 if (op->int8) ((int8_t *)(panel + t * op->tap_stride))[(to + c) / 4 * 64 + lane * 4 + (to + c) % 4] = p->codes[from + c];
+                else if (plan->bf16) ((uint16_t *)(void *)(panel + t * op->tap_stride))[(to + c) / 2 * 32 + lane * 2 + (to + c) % 2] = dn_bf16_round(p->weight[from + c]);
                 else ((float *)(void *)(panel + t * op->tap_stride))[(to + c) * PANEL + lane] = p->weight[from + c];
             }
             from += full;
-            to += op->int8 ? dn_round_up(full, 4) : full;
+            to += dn_round_up(full, dn_weight_step(plan, op));
         }
     }
 }
@@ -163,6 +165,13 @@ static dn_status check_finite(const dn_graph *graph, int32_t i, const float *val
     return DN_OK;
 }
 
+/* A weight that rounds to infinity would turn the zeros it meets into NaN. */
+static dn_status check_range(const dn_graph *graph, int32_t i, const float *values, size_t count, dn_error *err) {
+    for (size_t k = 0; k < count; k++)
+        if (isinf(dn_bf16_widen(dn_bf16_round(values[k])))) return dn_fail(err, DN_ENONFINITE, "%s: weight %zu is %g: too large for bf16", graph->nodes[i].name, k, (double)values[k]);
+    return DN_OK;
+}
+
 static dn_status check_params(const dn_plan *plan, const dn_params *params, dn_error *err) {
     for (int32_t i = 0; i < plan->graph->count; i++) {
         const dn_node *node = &plan->graph->nodes[i];
@@ -173,6 +182,7 @@ static dn_status check_params(const dn_plan *plan, const dn_params *params, dn_e
         if (!params[i].weight && !(weighted && params[i].codes && params[i].code_scale)) return dn_fail(err, DN_EINVAL, "%s has no weights", node->name);
         if (info.biases && !params[i].bias) return dn_fail(err, DN_EINVAL, "%s has no bias", node->name);
         DN_TRY(check_finite(plan->graph, i, params[i].codes ? NULL : params[i].weight, (size_t)info.weights, "weight", err));
+        if (plan->bf16 && weighted) DN_TRY(check_range(plan->graph, i, params[i].weight, (size_t)info.weights, err));
         DN_TRY(check_finite(plan->graph, i, params[i].codes ? params[i].code_scale : NULL, (size_t)node->channels, "weight scale", err));
         DN_TRY(check_finite(plan->graph, i, params[i].bias, (size_t)info.biases, "bias", err));
     }

@@ -1,10 +1,11 @@
 /* plan.h - a network lowered for one CPU: operations (once per plan), steps and tables (once per point), arenas (once per engine).
  *
- * A *value* is a tensor in one arithmetic: value 2t is tensor t in float, 2t + 1 the same in u8. An *operation* is one or several fused nodes; it computes one value. A *step* is an
+ * A *value* is a tensor in one arithmetic: value 2t is tensor t in float (of 4 bytes, or 2 in a bf16 plan), 2t + 1 the same in u8. An *operation* is one or several fused nodes; it computes one value. A *step* is an
  * operation at a point: sizes, strides and offsets, no pointers. */
 #ifndef DN_PLAN_PLAN_H
 #define DN_PLAN_PLAN_H
 
+#include "base/bf16.h"
 #include "graph/graph.h"
 #include "kernels/kernels.h"
 
@@ -28,7 +29,7 @@ typedef enum dn_op_kind {
 typedef struct dn_plan_op {
     dn_op_kind kind;
     bool int8;              /* u8 in, s8 weights; the output may still be float (float_out) */
-    bool float_out;
+    bool float_out;         /* the last convolution: its values stay float32, in int8 and in bf16 */
     int32_t node;           /* whose weights or attributes it uses */
     int32_t norm, add, act; /* fused nodes, or -1 */
     int32_t residual;       /* tensor that `add` adds, or -1 */
@@ -54,6 +55,8 @@ struct dn_plan {
     int32_t *source;   /* [nodes] through flatten, dropout and identity: the tensor that has memory */
     bool *native_u8;   /* [nodes] the arithmetic in which a tensor is first computed */
     bool has_int8;
+    bool bf16;         /* no int8; the float slots of `kernels` hold the bf16 records */
+    int32_t real;      /* bf16: the tensor whose values stay float32, or -1 */
     uint8_t *blob;     /* packed weights */
     size_t blob_bytes;
     float *params;     /* what binding needs of the parameters: gamma, beta, biases, weight scales */
@@ -63,7 +66,7 @@ struct dn_plan {
     int32_t threads, least_bits;
 };
 
-/* A map in an arena. Strides count elements; the element is 1 byte (u8) or 4 (float). */
+/* A map in an arena. Strides count elements. */
 typedef struct dn_map {
     size_t offset; /* bytes from the arena's start to pixel (0, 0) */
     int32_t pixel, row;
@@ -72,6 +75,7 @@ typedef struct dn_map {
     int16_t top, bottom, left, right; /* halo */
     uint8_t zero;  /* zero point, u8 only */
     bool u8;
+    int8_t size;   /* bytes of an element: 1 (u8), 2 (bf16) or 4 (float) */
 } dn_map;
 
 typedef struct dn_step {
@@ -88,6 +92,8 @@ typedef struct dn_step {
     int8_t bits;
     int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
     bool winograd;
+    size_t wide_weights, wide_rows; /* bf16: where in a thread's scratch widened weights and rows of the input stand */
+    int32_t wide_height, wide_block;  /* rows there is room for, 0: nothing is widened; output rows that all blocks of panels compute before the next, 0: all */
     int64_t macs;
     uint32_t flags;            /* DN_EPI_*, DN_CONV_* */
 } dn_step;
@@ -123,7 +129,7 @@ struct dn_point {
     int32_t step_count;
     uint8_t *tables;
     size_t table_bytes, arena_bytes;
-    size_t scratch_bytes; /* per thread: the longest list of taps */
+    size_t scratch_bytes; /* per thread: the longest list of taps, and in bf16 what convolutions widen */
     dn_map *maps; /* [2 * nodes] where each value stands; pixel == 0: it has no memory at this point */
 };
 
@@ -196,8 +202,19 @@ static inline bool dn_op_writes_u8(const dn_plan_op *op) { return op->kind == DN
 /* Pixel (y, x) of a map whose memory starts at base. */
 static inline uint8_t *dn_map_at(uint8_t *base, const dn_map *map, int32_t y, int32_t x) {
     ptrdiff_t element = (ptrdiff_t)y * map->row + (ptrdiff_t)x * map->pixel;
-    return base + map->offset + (map->u8 ? element : element * 4);
+    return base + map->offset + element * map->size;
 }
+
+/* Element `lane` of a pixel of a float map. */
+static inline float dn_map_float(const dn_map *map, const void *pixel, ptrdiff_t lane) {
+    return map->size == 2 ? dn_bf16_widen(((const uint16_t *)pixel)[lane]) : ((const float *)pixel)[lane];
+}
+
+/* Bytes of a tensor's float values. */
+static inline int8_t dn_float_size(const dn_plan *plan, int32_t tensor) { return plan->bf16 && tensor != plan->real ? 2 : 4; }
+/* Bytes of a weight, and the multiple of channels that each segment is filled up to in the weights of a convolution. */
+static inline size_t dn_weight_size(const dn_plan *plan, const dn_plan_op *op) { return op->int8 ? 1 : plan->bf16 ? 2 : sizeof(float); }
+static inline size_t dn_weight_step(const dn_plan *plan, const dn_plan_op *op) { return op->int8 ? 4 : plan->bf16 ? 2 : 1; }
 
 /* Whether the taps of a kernel row lie side by side in input and weights, so that they are one run of channels: nothing sliced, one segment, no dilation. runs is the step's list. */
 static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {

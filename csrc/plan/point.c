@@ -232,5 +232,5 @@ void dn_point_step(const dn_point *point, int32_t index, dn_step_info *info) {
     };
     char tile[32] = "";
     if (op->kind == DN_DO_CONV) dn_conv_tile_name(point->plan, step, tile, sizeof tile);
-    (void)snprintf(info->kernel, sizeof info->kernel, "%s_%s %s%s", kind_name(op->kind), op->int8 ? "s8" : "f32", isa_of(point->plan, op), tile);
+    (void)snprintf(info->kernel, sizeof info->kernel, "%s_%s %s%s", kind_name(op->kind), op->int8 ? "s8" : point->plan->bf16 ? "bf16" : "f32", isa_of(point->plan, op), tile);
 }

@@ -1,6 +1,7 @@
 /* run_conv.c - drives the convolution kernels over a map: lists of taps, rows, blocks of panels, threads. */
 #include "base/pool.h"
 #include "plan/run_conv.h"
+#include "plan/widen.h"
 
 enum { MAX_MR = 16 };
 
@@ -72,7 +73,7 @@ static size_t list_f32(const dn_walk *w, int32_t pass, dn_run *list) {
     for (int32_t kh = 0; kh < node->kernel_h; kh++)
         for (int32_t kw = 0; kw < node->kernel_w; kw++) {
             int32_t input = kh * node->dilation_h * w->step->in.row + kw * node->dilation_w * w->step->in.pixel;
-            int32_t weight = (kh * node->kernel_w + kw) * (int32_t)(w->op->tap_stride / sizeof(float));
+            int32_t weight = (kh * node->kernel_w + kw) * (int32_t)(w->op->tap_stride / dn_weight_size(w->run->plan, w->op));
             for (int32_t s = 0; s < count; s++) {
                 dn_run r = {input + runs[s].lane, weight + runs[s].weight * DN_PANEL, runs[s].channels};
                 bool joins = next > list && kw > 0 && next[-1].input + next[-1].count == r.input && next[-1].weight + next[-1].count * DN_PANEL == r.weight;
@@ -129,22 +130,28 @@ static void run_part_s8(const dn_walk *w, const part *p, const band *b, const dn
         }
 }
 
-static void run_part_f32(const dn_walk *w, const part *p, const band *b, const dn_run *list, size_t per_kh) {
+static const uint8_t *weights_of(const dn_walk *w, const part *p) {
+    return w->run->plan->blob + w->op->weight_offset + (size_t)p->group * w->op->group_stride + (size_t)p->panel * w->op->panel_stride;
+}
+
+/* wide: what tiles of a bf16 plan that read floats find there, else NULL. */
+static void run_part_f32(const dn_walk *w, const part *p, const band *b, const dn_run *list, size_t per_kh, const dn_widened *wide) {
     const dn_step *step = w->step;
     const dn_conv_f32_variant *v = &w->run->plan->kernels.conv_f32->variants[p->variant];
-    const float *in = (const float *)(const void *)(w->run->arena + step->in.offset) + dn_walk_in(w, p->group);
-    const float *residual = step->has_second ? (const float *)(const void *)(w->run->arena + step->second.offset) + dn_walk_out(w, p->group, p->panel) : NULL;
-    float *out = (float *)(void *)(w->run->target + step->out.offset) + dn_walk_out(w, p->group, p->panel);
+    const uint8_t *in = wide ? (const uint8_t *)wide->rows : w->run->arena + step->in.offset, *residual = NULL;
+    if (step->has_second) residual = w->run->arena + step->second.offset + dn_walk_out(w, p->group, p->panel) * step->second.size;
+    uint8_t *out = w->run->target + step->out.offset + dn_walk_out(w, p->group, p->panel) * step->out.size;
+    ptrdiff_t in_size = wide ? (ptrdiff_t)sizeof(float) : step->in.size, shift = dn_walk_in(w, p->group) - (wide ? dn_widen_origin(wide) : 0);
     int32_t in_offset[MAX_MR], out_offset[MAX_MR], residual_offset[MAX_MR];
-    const uint8_t *weights = w->run->plan->blob + w->op->weight_offset + (size_t)p->group * w->op->group_stride + (size_t)p->panel * w->op->panel_stride;
-    dn_conv_f32_job job = {.weights = (const float *)(const void *)weights, .runs = list + (size_t)b->kh_begin * per_kh,
-                           .run_count = (size_t)(b->kh_end - b->kh_begin) * per_kh, .panel_stride = w->op->panel_stride / sizeof(float),
+    dn_conv_f32_job job = {.weights = wide ? (const void *)wide->weights : weights_of(w, p), .runs = list + (size_t)b->kh_begin * per_kh,
+                           .run_count = (size_t)(b->kh_end - b->kh_begin) * per_kh, .panel_stride = w->op->panel_stride / dn_weight_size(w->run->plan, w->op),
                            .in_step = (ptrdiff_t)w->node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel,
                            .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = dn_walk_last(w, p->group, p->panel, p->nr), .epilogue = dn_walk_epilogue(w, p->group, p->panel, p->pass)};
     if (v->form == DN_FORM_POINTER) {
         job.input = in, job.output = out, job.residual = residual;
         for (int32_t pixel = 0; pixel < (b->end - b->begin) * w->node->width; pixel += v->mr) {
             fill_offsets(w, b, pixel, v->mr, in_offset, out_offset, residual_offset);
+            for (int32_t i = 0; i < v->mr; i++) in_offset[i] += (int32_t)shift;
             v->run(&job);
         }
         return;
@@ -152,9 +159,9 @@ static void run_part_f32(const dn_walk *w, const part *p, const band *b, const d
     for (int32_t y = b->begin; y < b->end; y++)
         for (int32_t x = 0; x < w->node->width; x += v->mr) {
             dn_place at = dn_walk_place(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
-            job.input = in + at.in;
-            job.output = out + at.out;
-            job.residual = residual ? residual + at.residual : NULL;
+            job.input = in + (at.in + shift) * in_size;
+            job.output = out + at.out * step->out.size;
+            job.residual = residual ? residual + at.residual * step->second.size : NULL;
             v->run(&job);
         }
 }
@@ -174,23 +181,48 @@ static part part_at(const dn_walk *w, int32_t number, int32_t pass) {
     return (part){.group = number / per_group, .panel = block * nr, .nr = rest ? w->panels - block * nr : nr, .variant = w->step->tile[rest], .pass = pass};
 }
 
+/* Rows [begin, end) of one float part. */
+static void run_rows_f32(const dn_walk *w, const part *p, dn_widened *wide, const dn_run *list, size_t per_kh, int32_t begin, int32_t end) {
+    bool floats = w->run->plan->bf16 && w->run->plan->kernels.conv_f32->variants[p->variant].floats;
+    if (floats) dn_widen_weights(wide, weights_of(w, p), p->nr, list, (size_t)w->node->kernel_h * per_kh);
+    for (int32_t y = begin; y < end;) {
+        band b = band_at(w, y, end);
+        if (floats) b.end = dn_widen_rows(wide, b.begin, b.end, b.kh_begin, b.kh_end);
+        run_part_f32(w, p, &b, list, per_kh, floats ? wide : NULL);
+        y = b.end;
+    }
+}
+
+static void run_range_f32(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
+    void *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
+    dn_widened wide;
+    dn_widen_begin(&wide, w->run, w->step, scratch);
+    int32_t block = w->step->wide_block ? w->step->wide_block : end - begin;
+    for (int32_t pass = 0; pass < w->passes; pass++) {
+        size_t per_kh = list_f32(w, pass, scratch);
+        for (int32_t y = begin; y < end; y += block)
+            for (int32_t number = first; number < last; number++) {
+                part p = part_at(w, number, pass);
+                run_rows_f32(w, &p, &wide, scratch, per_kh, y, y + block < end ? y + block : end);
+            }
+    }
+}
+
 /* Rows [begin, end) of parts [first, last). */
 static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
     void *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
-    for (int32_t pass = 0; pass < w->passes; pass++) {
+    if (!w->op->int8) run_range_f32(w, worker, begin, end, first, last);
+    for (int32_t pass = 0; pass < w->passes && w->op->int8; pass++) {
         int32_t steps = 0;
-        size_t per_kh = w->op->int8 ? 0 : list_f32(w, pass, scratch);
+        size_t per_kh = 0;
         for (int32_t number = first; number < last; number++) {
             part p = part_at(w, number, pass);
-            if (w->op->int8) {
-                int32_t wanted = w->run->plan->kernels.conv_s8->variants[p.variant].steps;
-                if (wanted != steps) per_kh = list_s8(w, pass, wanted, scratch);
-                steps = wanted;
-            }
+            int32_t wanted = w->run->plan->kernels.conv_s8->variants[p.variant].steps;
+            if (wanted != steps) per_kh = list_s8(w, pass, wanted, scratch);
+            steps = wanted;
             for (int32_t y = begin; y < end;) {
                 band b = band_at(w, y, end);
-                if (w->op->int8) run_part_s8(w, &p, &b, scratch, per_kh);
-                else run_part_f32(w, &p, &b, scratch, per_kh);
+                run_part_s8(w, &p, &b, scratch, per_kh);
                 y = b.end;
             }
         }

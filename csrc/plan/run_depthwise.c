@@ -45,8 +45,8 @@ static void run_lanes(const rows *r, int32_t y, const dn_scalars *s, int32_t beg
             .width = node->width, .channels = count, .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = epilogue});
     } else {
         run->plan->kernels.dwconv_f32->run(&(dn_dwconv_f32_job){
-            .input = (const float *)(const void *)in + begin, .weights = (const float *)(const void *)weights + skip, .output = (float *)(void *)out + begin,
-            .residual = residual ? (const float *)(const void *)residual + begin : NULL,
+            .input = in + begin * step->in.size, .weights = weights + skip * dn_weight_size(run->plan, op), .output = out + begin * step->out.size,
+            .residual = residual ? residual + begin * step->second.size : NULL,
             .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
             .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
             .width = node->width, .channels = count, .epilogue = epilogue});

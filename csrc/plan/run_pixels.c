@@ -9,19 +9,21 @@ enum { PANEL = 16 };
 
 static const dn_scalars *scalars_of(const dn_run_context *run, const dn_step *step) { return (const dn_scalars *)(const void *)(run->point->tables + step->scalars); }
 static const float *floats_of(const dn_run_context *run, size_t table) { return (const float *)(const void *)(run->point->tables + table); }
-static float *as_f32(uint8_t *p) { return (float *)(void *)p; }
+static float *as_f32(void *p) { return p; }
 
 /* ---- input and output ---- */
 
 /* Bytes through the preprocessing table, or floats as they are; lanes beyond the channels are zero. */
-static void float_input_row(const dn_run_context *run, const dn_step *step, int32_t y, float *out) {
-    int32_t channels = step->out.channels;
+static void float_input_row(const dn_run_context *run, const dn_step *step, int32_t y, void *out) {
+    int32_t channels = step->out.channels, lane = 0;
     size_t row = (size_t)y * (size_t)step->out.width * (size_t)channels;
-    for (int32_t x = 0; x < step->out.width; x++, out += step->out.pixel)
-        for (int32_t c = 0; c < step->out.pixel; c++) {
+    for (int32_t x = 0; x < step->out.width; x++)
+        for (int32_t c = 0; c < step->out.pixel; c++, lane++) {
             size_t i = row + (size_t)x * (size_t)channels + (size_t)c;
-            if (c >= channels) out[c] = 0;
-            else out[c] = run->dtype == DN_U8 ? run->plan->input_table[256 * c + ((const uint8_t *)run->input)[i]] : ((const float *)run->input)[i];
+            float value = 0;
+            if (c < channels) value = run->dtype == DN_U8 ? run->plan->input_table[256 * c + ((const uint8_t *)run->input)[i]] : ((const float *)run->input)[i];
+            if (step->out.size == 2) ((uint16_t *)out)[lane] = dn_bf16_round(value);
+            else as_f32(out)[lane] = value;
         }
 }
 
@@ -30,7 +32,7 @@ static void run_input(const dn_run_context *run, const dn_step *step) {
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *out = dn_map_at(run->target, &step->out, y, 0);
         size_t row = (size_t)y * (size_t)step->out.width * (size_t)step->out.channels;
-        if (!step->out.u8) float_input_row(run, step, y, as_f32(out));
+        if (!step->out.u8) float_input_row(run, step, y, out);
         else if (run->dtype == DN_U8)
             kernels->lookup((const uint8_t *)run->input + row, out, step->out.pixel, step->out.width, step->out.channels, run->point->tables + step->extra, 128);
         else kernels->quantize((const float *)run->input + row, out, step->out.pixel, step->out.width, step->out.channels, scalars_of(run, step)->out_scale, 128);
@@ -50,7 +52,7 @@ static void run_output(const dn_run_context *run, const dn_step *step) {
             for (int32_t k = 0; k < node->segment_count; k++) {
                 size_t count = (size_t)node->segments[k].full;
                 if (step->in.u8) run->plan->kernels.pointwise_u8->dequantize(in + lane, step->in.pixel, out, (ptrdiff_t)count, 1, (int32_t)count, s->in_scale, (int32_t)s->in_zero);
-                else memcpy(out, as_f32((uint8_t *)(uintptr_t)in) + lane, count * sizeof *out);
+                for (size_t c = 0; c < count && !step->in.u8; c++) out[c] = dn_map_float(&step->in, in, (ptrdiff_t)(lane + c));
                 out += count;
                 lane += dn_round_up(count, 4);
             }
@@ -75,13 +77,14 @@ static void run_affine(const dn_run_context *run, const dn_step *step) {
                 run->plan->kernels.pointwise_u8->affine(&(dn_pixels_u8){in + s->begin, out + s->begin, step->has_second ? residual + s->begin : NULL, step->in.pixel, step->out.pixel,
                                                                          step->second.pixel, step->out.width, s->count, epilogue});
             else
-                run->plan->kernels.pointwise_f32->affine(&(dn_pixels_f32){as_f32(in) + s->begin, as_f32(out) + s->begin, step->has_second ? as_f32(residual) + s->begin : NULL,
-                                                                           step->in.pixel, step->out.pixel, step->second.pixel, step->out.width, s->count, epilogue});
+                run->plan->kernels.pointwise_f32->affine(
+                    &(dn_pixels_f32){in + s->begin * step->in.size, out + s->begin * step->out.size, step->has_second ? residual + s->begin * step->second.size : NULL,
+                                     step->in.pixel, step->out.pixel, step->second.pixel, step->out.width, s->count, epilogue});
         }
     }
 }
 
-static void activation_f32(const dn_run_context *run, const dn_step *step, const float *in, float *out) {
+static void activation_f32(const dn_run_context *run, const dn_step *step, const void *in, void *out) {
     const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
     const dn_pointwise_f32 *kernels = run->plan->kernels.pointwise_f32;
     if (node->op == DN_OP_SIGMOID) kernels->sigmoid(in, step->in.pixel, out, step->out.pixel, step->out.width, step->out.pixel);
@@ -92,7 +95,7 @@ static void activation_f32(const dn_run_context *run, const dn_step *step, const
 static void run_activation(const dn_run_context *run, const dn_step *step) {
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
-        if (!step->out.u8) activation_f32(run, step, as_f32(in), as_f32(out));
+        if (!step->out.u8) activation_f32(run, step, in, out);
         for (int32_t g = 0; step->out.u8 && g < step->groups; g++) {
             const dn_scalars *s = scalars_of(run, step) + g;
             run->plan->kernels.pointwise_u8->map(in + s->begin, step->in.pixel, out + s->begin, step->out.pixel, step->out.width, s->count, run->point->tables + step->extra + 256 * g);
@@ -105,7 +108,7 @@ static void run_mul(const dn_run_context *run, const dn_step *step) {
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *a = dn_map_at(run->arena, &step->in, y, 0), *b = dn_map_at(run->arena, &step->second, broadcast ? 0 : y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
         ptrdiff_t b_step = broadcast ? 0 : step->second.pixel;
-        if (!step->out.u8) run->plan->kernels.pointwise_f32->mul(as_f32(a), step->in.pixel, as_f32(b), b_step, as_f32(out), step->out.pixel, step->out.width, step->out.pixel);
+        if (!step->out.u8) run->plan->kernels.pointwise_f32->mul(a, step->in.pixel, b, b_step, out, step->out.pixel, step->out.width, step->out.pixel);
         for (int32_t g = 0; step->out.u8 && g < step->groups; g++) {
             const dn_scalars *s = scalars_of(run, step) + g;
             run->plan->kernels.pointwise_u8->mul(a + s->begin, step->in.pixel, step->in.zero, b + s->begin, b_step, step->second.zero, out + s->begin, step->out.pixel, step->out.width,
@@ -135,7 +138,7 @@ static void pool_pixel(const dn_run_context *run, const dn_step *step, const dn_
     for (int32_t g = 0; g < step->groups; g++) {
         const dn_scalars *s = scalars_of(run, step) + g;
         dn_window part = *window;
-        size_t element = step->out.u8 ? 1 : sizeof(float);
+        size_t element = (size_t)step->out.size;
         part.input = (const uint8_t *)window->input + (size_t)s->begin * element;
         part.channels = s->count;
         uint8_t *to = out + (size_t)s->begin * element;
@@ -143,8 +146,8 @@ static void pool_pixel(const dn_run_context *run, const dn_step *step, const dn_
         if (step->out.u8 && max) run->plan->kernels.pool_u8->max(&part, to);
         else if (step->out.u8)
             run->plan->kernels.pool_u8->avg(&part, to, (float)(in_scale / (cells * out_scale)), (float)((double)s->out_zero - (double)s->in_zero * in_scale / out_scale));
-        else if (max) run->plan->kernels.pool_f32->max(&part, as_f32(to));
-        else run->plan->kernels.pool_f32->avg(&part, as_f32(to), 1.0f / (float)cells);
+        else if (max) run->plan->kernels.pool_f32->max(&part, to);
+        else run->plan->kernels.pool_f32->avg(&part, to, 1.0f / (float)cells);
     }
 }
 
@@ -164,7 +167,7 @@ static void run_pool(const dn_run_context *run, const dn_step *step, bool max) {
 
 static void run_concat(const dn_run_context *run, const dn_step *step) {
     const dn_concat_part *parts = (const dn_concat_part *)(const void *)(run->point->tables + step->extra);
-    size_t element = step->out.u8 ? 1 : sizeof(float);
+    size_t element = (size_t)step->out.size;
     for (int32_t k = 0; k < step->parts; k++) {
         const dn_map *in = &parts[k].in;
         const float *scale = floats_of(run, parts[k].table);
@@ -190,14 +193,15 @@ static void run_shortcut(const dn_run_context *run, const dn_step *step) {
             uint8_t *out = dn_map_at(run->target, &step->out, y, x);
             if (step->out.u8)
                 for (int32_t lane = 0; lane < step->out.pixel; lane++) out[lane] = map[lane] < 0 ? step->out.zero : in[map[lane]];
+            else if (step->out.size == 2)
+                for (int32_t lane = 0; lane < step->out.pixel; lane++) ((uint16_t *)(void *)out)[lane] = map[lane] < 0 ? 0 : ((const uint16_t *)(const void *)in)[map[lane]];
             else
-                for (int32_t lane = 0; lane < step->out.pixel; lane++) as_f32(out)[lane] = map[lane] < 0 ? 0 : as_f32((uint8_t *)(uintptr_t)in)[map[lane]];
+                for (int32_t lane = 0; lane < step->out.pixel; lane++) as_f32(out)[lane] = map[lane] < 0 ? 0 : ((const float *)(const void *)in)[map[lane]];
         }
 }
 
 static void clear(uint8_t *to, const dn_map *map, int32_t pixels) {
-    if (map->u8) memset(to, map->zero, (size_t)(pixels * map->pixel));
-    else memset(to, 0, (size_t)(pixels * map->pixel) * sizeof(float));
+    memset(to, map->u8 ? map->zero : 0, (size_t)(pixels * map->pixel) * (size_t)map->size);
 }
 
 static void run_pad(const dn_run_context *run, const dn_step *step) {
@@ -206,7 +210,7 @@ static void run_pad(const dn_run_context *run, const dn_step *step) {
         int32_t from = y - node->pad_top;
         clear(dn_map_at(run->target, &step->out, y, 0), &step->out, step->out.width);
         if (from < 0 || from >= step->in.height) continue;
-        memcpy(dn_map_at(run->target, &step->out, y, node->pad_left), dn_map_at(run->arena, &step->in, from, 0), (size_t)(step->in.width * step->in.pixel) * (step->out.u8 ? 1 : sizeof(float)));
+        memcpy(dn_map_at(run->target, &step->out, y, node->pad_left), dn_map_at(run->arena, &step->in, from, 0), (size_t)(step->in.width * step->in.pixel) * (size_t)step->out.size);
     }
 }
 

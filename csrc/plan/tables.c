@@ -164,7 +164,7 @@ static void make_runs(dn_binding *b, const dn_plan_op *op, dn_step *step) {
         int32_t filled = (int32_t)dn_round_up((size_t)channels, 4), full = op->group_in ? op->group_in : input->segments[s].full;
         runs[s] = (dn_segment_run){.lane = lane, .lanes = filled, .weight = weight, .channels = channels};
         lane += filled;
-        weight += op->int8 && op->kind == DN_DO_CONV ? (int32_t)dn_round_up((size_t)full, 4) : full; /* depthwise weights stand by channel */
+        weight += op->kind == DN_DO_CONV ? (int32_t)dn_round_up((size_t)full, dn_weight_step(b->plan, op)) : full; /* depthwise weights stand by channel */
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/size.h"
 #include "plan/plan.h"
+#include "plan/widen.h"
 
 /* Cycles of one step (4 channels in int8, 1 in float) of an mr x nr tile: per product of a pixel and a panel, per pixel and per panel loaded; and per product stored by the
  * epilogue. Fitted to benchmarks of the kernels; only their order matters. */
@@ -119,7 +120,7 @@ void dn_conv_choose(dn_binding *b, dn_step *step) {
     }
     size_t entries = (size_t)(node->kernel_h * node->kernel_w) * (op->int8 ? (size_t)step->in.pixel / 4 : (size_t)b->plan->graph->nodes[b->root[node->inputs[0]]].segment_count);
     size_t bytes = entries * (op->int8 ? sizeof(dn_tap) : sizeof(dn_run));
-    b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(bytes, 64));
+    b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(dn_widen_plan(b->plan, step, bytes), 64));
 }
 
 void dn_conv_tile_name(const dn_plan *plan, const dn_step *step, char *text, size_t size) {

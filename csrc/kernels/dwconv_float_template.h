@@ -1,14 +1,14 @@
-/* dwconv_f32_template.h - rows of a float depthwise convolution for one ISA; needs its vectors (vec_*.h).
+/* dwconv_float_template.h - rows of a float depthwise convolution for one ISA; needs its vectors (vec_*.h) and elements (elem_*.h).
  *
  * Every sum starts at 0 and takes one fma per tap in the window's order: the bits of `ref`, only the payload of a NaN is open. Four pixels share each weight; what is left of the
  * row is done by twos and ones. */
-#include "kernels/epilogue_f32_template.h"
+#include "kernels/epilogue_float_template.h"
 
-enum { MAX_PIXELS = 4, MAX_VECTORS = VECS > 2 ? VECS : 2 };
+enum { MAX_PIXELS = 4, MAX_VECTORS = VECS > 2 ? VECS : 2, FLOATS = sizeof(elem) == sizeof(float) };
 
-VEC_INLINE vec load(const float *x, vec_mask mask, const bool whole) { return whole ? vec_load(x) : vec_load_mask(x, mask); }
+VEC_INLINE vec load(const elem *x, vec_mask mask, const bool whole) { return whole ? elem_load(x) : elem_load_mask(x, mask); }
 
-/* The epilogue with a residual, hardswish or a mask, from sums in memory; n channels from c on. */
+/* The epilogue with a residual, hardswish, a mask or (in bf16) float output, from sums in memory; n channels from c on. */
 static __attribute__((noinline)) VEC_TARGET void finish_any(const dn_dwconv_f32_job *job, const float *sums, ptrdiff_t p, int pixels, int32_t c, int n) {
     const dn_epilogue *e = &job->epilogue;
     int width = (n + VEC - 1) / VEC * VEC;
@@ -16,36 +16,37 @@ static __attribute__((noinline)) VEC_TARGET void finish_any(const dn_dwconv_f32_
         for (int j = 0; j < n; j += VEC) {
             vec_mask mask = vec_first(n - j);
             vec v = vec_fma(vec_load(sums + i * width + j), vec_load_mask(e->scale + c + j, mask), vec_load_mask(e->bias + c + j, mask));
-            if (e->flags & DN_EPI_RESIDUAL) v = vec_fma(vec_load_mask(job->residual + (p + i) * job->residual_step + c + j, mask), vec_set(e->residual_scale), v);
+            if (e->flags & DN_EPI_RESIDUAL) v = vec_fma(elem_load_mask((const elem *)job->residual + (p + i) * job->residual_step + c + j, mask), vec_set(e->residual_scale), v);
             v = finish(v, e);
-            float *output = job->output + (p + i) * job->out_step + c + j;
-            if (n - j >= VEC) vec_store(output, v);
-            else vec_store_mask(output, v, mask);
+            ptrdiff_t at = (p + i) * job->out_step + c + j;
+            if (!FLOATS && e->flags & DN_CONV_F32_OUT) vec_store_mask((float *)job->output + at, v, mask);
+            else if (n - j >= VEC) elem_store((elem *)job->output + at, v);
+            else elem_store_mask((elem *)job->output + at, v, mask);
         }
 }
 
 /* One row of the window, any width and strides. */
-VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *job, const float *x, const float *w, vec_mask mask, const int pixels, const int vectors, const bool whole) {
+VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *job, const elem *x, const elem *w, vec_mask mask, const int pixels, const int vectors, const bool whole) {
     ptrdiff_t step = job->in_step, tap = job->in_tap;
     for (int32_t kw = job->kernel_w; kw > 0; kw--, x += tap, w += 16)
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
-            vec weight = vec_load(w + j * VEC);
+            vec weight = elem_load(w + j * VEC);
 #pragma GCC unroll 4
             for (int i = 0; i < pixels; i++) vec_sum(&acc[i][j], load(x + i * step + j * VEC, mask, whole), weight);
         }
 }
 
 /* The same where the window is 3 wide and moves by one tap: each input is loaded once for the three pixels that see it. */
-VEC_INLINE void taps_3(vec acc[MAX_PIXELS][MAX_VECTORS], ptrdiff_t tap, const float *x, const float *w, const int pixels, const int vectors) {
+VEC_INLINE void taps_3(vec acc[MAX_PIXELS][MAX_VECTORS], ptrdiff_t tap, const elem *x, const elem *w, const int pixels, const int vectors) {
 #pragma GCC unroll 4
     for (int j = 0; j < vectors; j++) {
         vec weight[3];
 #pragma GCC unroll 3
-        for (int k = 0; k < 3; k++) weight[k] = vec_load(w + 16 * k + j * VEC);
+        for (int k = 0; k < 3; k++) weight[k] = elem_load(w + 16 * k + j * VEC);
 #pragma GCC unroll 6
         for (int column = 0; column < pixels + 2; column++) {
-            vec v = vec_load(x + column * tap + j * VEC);
+            vec v = elem_load(x + column * tap + j * VEC);
 #pragma GCC unroll 3
             for (int k = 0; k < 3; k++)
                 if (column - k >= 0 && column - k < pixels) vec_sum(&acc[column - k][j], v, weight[k]);
@@ -63,24 +64,24 @@ VEC_INLINE void tile(const dn_dwconv_f32_job *job, ptrdiff_t p, int32_t c, int n
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) acc[i][j] = vec_zero();
     ptrdiff_t in_row = job->in_row, w_row = (ptrdiff_t)job->kernel_w * 16;
-    const float *x = job->input + job->kh_begin * in_row + p * job->in_step + c;
-    const float *w = job->weights + ((ptrdiff_t)(c / 16) * job->kernel_h + job->kh_begin) * w_row + c % 16;
+    const elem *x = (const elem *)job->input + job->kh_begin * in_row + p * job->in_step + c;
+    const elem *w = (const elem *)job->weights + ((ptrdiff_t)(c / 16) * job->kernel_h + job->kh_begin) * w_row + c % 16;
     for (int32_t rows = job->kh_end - job->kh_begin; rows > 0; rows--, x += in_row, w += w_row) {
         if (three) taps_3(acc, job->in_tap, x, w, pixels, vectors);
         else taps(acc, job, x, w, mask, pixels, vectors, whole);
     }
     const dn_epilogue *e = &job->epilogue;
-    if (whole && !(e->flags & (DN_EPI_RESIDUAL | DN_EPI_HARDSWISH))) {
+    if (whole && !(e->flags & (uint32_t)(DN_EPI_RESIDUAL | DN_EPI_HARDSWISH | (FLOATS ? 0 : DN_CONV_F32_OUT)))) {
         vec lo = vec_set(e->lo), hi = vec_set(e->hi);
         const float *scale = e->scale + c, *bias = e->bias + c;
-        float *output = job->output + p * job->out_step + c;
+        elem *output = (elem *)job->output + p * job->out_step + c;
         ptrdiff_t out_step = job->out_step;
 #pragma GCC unroll 4
         for (int i = 0; i < pixels; i++, output += out_step)
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) {
                 vec v = vec_fma(acc[i][j], vec_load(scale + j * VEC), vec_load(bias + j * VEC));
-                vec_store(output + j * VEC, vec_min(hi, vec_max(lo, v)));
+                elem_store(output + j * VEC, vec_min(hi, vec_max(lo, v)));
             }
     } else {
         float sums[MAX_PIXELS * MAX_VECTORS * VEC];

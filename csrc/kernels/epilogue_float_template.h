@@ -1,4 +1,4 @@
-/* epilogue_f32_template.h - the epilogue of the float kernels on one vector; needs the vectors of an ISA (vec_*.h). */
+/* epilogue_float_template.h - the epilogue of the float kernels on one vector; needs the vectors of an ISA (vec_*.h). */
 #include <stdbool.h>
 
 #include "kernels/kernels.h"

@@ -1,12 +1,13 @@
-/* check_kernels_f32.c - every float kernel this CPU can run gives the bits of `ref`, and touches nothing it was not given.
+/* check_kernels_float.c - every float and bfloat16 kernel this CPU can run gives the bits of `ref`, and touches nothing it was not given.
  *
- * check_kernels_f32 [seed [cases]]. Each buffer ends (or, one in four, begins) at a page that faults. Numbers are random; in one case of four NaN, infinities, zeros of both signs
+ * check_kernels_float [seed [cases]]. Each buffer ends (or, one in four, begins) at a page that faults. Numbers are random; in one case of four NaN, infinities, zeros of both signs
  * and subnormals are among them. Only the sign and payload of a NaN may differ. */
 #include "guard.h"
 
 #include <math.h>
 #include <stdbool.h>
 
+#include "base/bf16.h"
 #include "kernels/kernels.h"
 
 enum { MAX_PIXELS = 32, MAX_RUNS = 5 };
@@ -14,13 +15,14 @@ enum { MAX_PIXELS = 32, MAX_RUNS = 5 };
 static int cases = 300;
 static const char *kernel; /* what is being checked */
 static bool special;       /* the present case has special numbers */
+static size_t element;     /* bytes of an activation or weight: 4, or 2 in a bf16 slot */
 
 /* ---- buffers ---- */
 
 typedef struct buffer {
     guarded memory;
-    float *data;
-    size_t count;
+    float *data; /* of floats */
+    size_t count, size;
     int fill;
 } buffer;
 
@@ -30,18 +32,37 @@ static float random_value(void) {
     return guard_float();
 }
 
-static buffer new_buffer(size_t count) {
-    buffer b = {.count = count, .fill = 1 + guard_below(255)};
-    b.memory = guard_alloc(count * sizeof(float), b.fill);
+static void *place(const void *base, ptrdiff_t elements, size_t size) { return (uint8_t *)(uintptr_t)base + elements * (ptrdiff_t)size; }
+
+static float value_at(const void *data, size_t i, size_t size) { return size == 2 ? dn_bf16_widen(((const uint16_t *)data)[i]) : ((const float *)data)[i]; }
+
+static buffer new_sized(size_t count, size_t size) {
+    buffer b = {.count = count, .size = size, .fill = 1 + guard_below(255)};
+    b.memory = guard_alloc(count * size, b.fill);
     if (guard_below(4) == 0) b.memory.data = (uint8_t *)b.memory.map + sysconf(_SC_PAGESIZE);
     b.data = (float *)(void *)b.memory.data;
-    for (size_t i = 0; i < count; i++) b.data[i] = random_value();
+    for (size_t i = 0; i < count; i++) {
+        float value = random_value();
+        if (size == 2) ((uint16_t *)(void *)b.data)[i] = dn_bf16_round(value);
+        else b.data[i] = value;
+    }
     return b;
 }
 
+/* Tables are floats; activations and weights are elements. */
+static buffer new_floats(size_t count) { return new_sized(count, sizeof(float)); }
+static buffer new_buffer(size_t count) { return new_sized(count, element); }
+
 static buffer copy_buffer(const buffer *from) {
-    buffer b = new_buffer(from->count);
-    memcpy(b.data, from->data, from->count * sizeof(float));
+    buffer b = new_sized(from->count, from->size);
+    memcpy(b.data, from->data, from->count * from->size);
+    return b;
+}
+
+/* The floats that elements stand for. */
+static buffer widen_buffer(const buffer *from) {
+    buffer b = new_floats(from->count);
+    for (size_t i = 0; i < from->count; i++) b.data[i] = value_at(from->data, i, from->size);
     return b;
 }
 
@@ -49,11 +70,13 @@ static bool same(float a, float b) { return (isnan(a) && isnan(b)) || memcmp(&a,
 
 /* Whole buffers are compared, so whatever a kernel should have left alone is too; what surrounds them in their pages must still hold its fill. */
 static void compare(const char *what, const buffer *expected, const buffer *found) {
-    for (size_t i = 0; i < expected->count; i++)
-        if (!same(expected->data[i], found->data[i])) {
-            CHECK(false, "%s: %s, element %zu is %a, ref has %a", kernel, what, i, (double)found->data[i], (double)expected->data[i]);
+    for (size_t i = 0; i < expected->count; i++) {
+        float a = value_at(expected->data, i, expected->size), b = value_at(found->data, i, found->size);
+        if (!same(a, b)) {
+            CHECK(false, "%s: %s, element %zu is %a, ref has %a", kernel, what, i, (double)b, (double)a);
             return;
         }
+    }
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     const uint8_t *from = (const uint8_t *)found->memory.map + page, *to = (const uint8_t *)found->memory.map + found->memory.map_bytes - page;
     for (const uint8_t *p = from; p < to; p++)
@@ -78,21 +101,22 @@ static dn_epilogue random_epilogue(const buffer *scale, const buffer *bias, uint
     };
 }
 
-/* ---- conv_f32 ---- */
+/* ---- conv ---- */
 
-/* A tile as `ref` makes it: pixel by pixel, panel by panel. */
-static void conv_by_ones(const dn_conv_f32_job *job, int mr, int nr, int form) {
+/* A tile as `ref` makes it from elements: pixel by pixel, panel by panel. */
+static void conv_by_ones(const dn_conv_f32 *ref, const dn_conv_f32_job *job, int mr, int nr, int form) {
     void (*one)(const dn_conv_f32_job *) = NULL;
-    for (size_t v = 0; v < dn_conv_f32_ref.variant_count; v++)
-        if (dn_conv_f32_ref.variants[v].mr == 1 && dn_conv_f32_ref.variants[v].nr == 1) one = dn_conv_f32_ref.variants[v].run;
+    for (size_t v = 0; v < ref->variant_count; v++)
+        if (ref->variants[v].mr == 1 && ref->variants[v].nr == 1) one = ref->variants[v].run;
+    size_t out_size = job->epilogue.flags & DN_CONV_F32_OUT ? sizeof(float) : element;
     for (int i = 0; i < mr; i++)
         for (int j = 0; j < nr; j++) {
             bool row = form == DN_FORM_ROW;
             dn_conv_f32_job part = *job;
-            part.input += row ? i * job->in_step : job->in_offset[i];
-            part.output += (row ? i * job->out_step : job->out_offset[i]) + 16 * j;
-            if (job->epilogue.flags & DN_EPI_RESIDUAL) part.residual += (row ? i * job->residual_step : job->residual_offset[i]) + 16 * j;
-            part.weights += (size_t)j * job->panel_stride;
+            part.input = place(part.input, row ? i * job->in_step : job->in_offset[i], element);
+            part.output = place(part.output, (row ? i * job->out_step : job->out_offset[i]) + 16 * j, out_size);
+            if (job->epilogue.flags & DN_EPI_RESIDUAL) part.residual = place(part.residual, (row ? i * job->residual_step : job->residual_offset[i]) + 16 * j, element);
+            part.weights = place(part.weights, j * (ptrdiff_t)job->panel_stride, element);
             part.epilogue.scale += 16 * j;
             part.epilogue.bias += 16 * j;
             part.last = j == nr - 1 ? job->last : 16;
@@ -100,27 +124,35 @@ static void conv_by_ones(const dn_conv_f32_job *job, int mr, int nr, int form) {
         }
 }
 
+/* Weights as variants that read floats have them: pairs of channels taken apart. */
+static buffer widen_weights(const buffer *weights) {
+    buffer wide = widen_buffer(weights);
+    for (size_t i = 0; i < weights->count && element == 2; i++) wide.data[i / 32 * 32 + i % 2 * 16 + i % 32 / 2] = value_at(weights->data, i, 2);
+    return wide;
+}
+
 /* Random entries; sets what of the input and of a panel they reach. */
 static size_t random_runs(dn_run runs[MAX_RUNS], size_t *input, size_t *weights) {
     size_t count = (size_t)between(1, MAX_RUNS);
     *input = *weights = 0;
     for (size_t r = 0; r < count; r++) {
-        runs[r] = (dn_run){4 * guard_below(20), (int32_t)*weights + 16 * guard_below(3), between(1, 21)};
-        *weights = (size_t)(runs[r].weight + 16 * runs[r].count);
+        int step = element == 2 ? 2 : 1; /* channels that stand together */
+        runs[r] = (dn_run){4 * guard_below(20), (int32_t)*weights + 16 * step * guard_below(3), between(1, 21)};
+        *weights = (size_t)(runs[r].weight + 16 * ((runs[r].count + step - 1) / step * step));
         size_t reach = (size_t)(runs[r].input + runs[r].count);
         if (reach > *input) *input = reach;
     }
     return count;
 }
 
-static void check_conv_variant(const dn_conv_f32_variant *variant) {
+static void check_conv_variant(const dn_conv_f32 *ref, const dn_conv_f32_variant *variant) {
     int mr = variant->mr, nr = variant->nr, last = between(1, 16), width = 16 * (nr - 1) + last;
     bool row = variant->form == DN_FORM_ROW;
     dn_run runs[MAX_RUNS];
     size_t reach, panel;
     dn_conv_f32_job job = {.runs = runs, .last = last};
     job.run_count = random_runs(runs, &reach, &panel);
-    job.panel_stride = panel + (size_t)(16 * guard_below(3));
+    job.panel_stride = panel + (size_t)(32 * guard_below(3));
     job.in_step = 4 * guard_below(10);
     job.out_step = lanes(width) + 4 * guard_below(3);
     job.residual_step = lanes(width) + 4 * guard_below(3);
@@ -132,20 +164,23 @@ static void check_conv_variant(const dn_conv_f32_variant *variant) {
         residual_offset[i] = (int32_t)(pixel * job.residual_step);
     }
     size_t behind = (size_t)((row ? mr : used) - 1);
-    enum { INPUT, WEIGHTS, SCALE, BIAS, RESIDUAL, OUTPUT, EXPECTED, BUFFERS };
+    enum { INPUT, WEIGHTS, SCALE, BIAS, RESIDUAL, OUTPUT, EXPECTED, WIDE_INPUT, WIDE_WEIGHTS, BUFFERS };
     buffer b[BUFFERS];
     b[INPUT] = new_buffer(behind * (size_t)job.in_step + reach);
     b[WEIGHTS] = new_buffer((size_t)(nr - 1) * job.panel_stride + panel);
-    b[SCALE] = new_buffer((size_t)nr * 16);
-    b[BIAS] = new_buffer((size_t)nr * 16);
+    b[SCALE] = new_floats((size_t)nr * 16);
+    b[BIAS] = new_floats((size_t)nr * 16);
     b[RESIDUAL] = new_buffer(behind * (size_t)job.residual_step + (size_t)width);
-    b[OUTPUT] = new_buffer(behind * (size_t)job.out_step + (size_t)width);
-    b[EXPECTED] = copy_buffer(&b[OUTPUT]);
     uint32_t flags = DN_EPI_RESIDUAL | DN_EPI_HARDSWISH | DN_CONV_F32_OUT;
     if (row || used == mr) flags |= DN_CONV_ACCUMULATE;
     job.input = b[INPUT].data;
     job.weights = b[WEIGHTS].data;
     job.epilogue = random_epilogue(&b[SCALE], &b[BIAS], guard_below(3) ? flags : DN_EPI_RESIDUAL);
+    if (element == 2 && !(job.epilogue.flags & DN_CONV_F32_OUT)) job.epilogue.flags &= ~(uint32_t)DN_CONV_ACCUMULATE;
+    b[OUTPUT] = new_sized(behind * (size_t)job.out_step + (size_t)width, job.epilogue.flags & DN_CONV_F32_OUT ? sizeof(float) : element);
+    b[EXPECTED] = copy_buffer(&b[OUTPUT]);
+    b[WIDE_INPUT] = widen_buffer(&b[INPUT]);
+    b[WIDE_WEIGHTS] = widen_weights(&b[WEIGHTS]);
     if (job.epilogue.flags & DN_EPI_RESIDUAL) job.residual = b[RESIDUAL].data;
     if (!row) {
         job.in_offset = in_offset;
@@ -154,8 +189,9 @@ static void check_conv_variant(const dn_conv_f32_variant *variant) {
         job.in_step = job.out_step = job.residual_step = 0;
     }
     job.output = b[EXPECTED].data;
-    conv_by_ones(&job, mr, nr, variant->form);
+    conv_by_ones(ref, &job, mr, nr, variant->form);
     job.output = b[OUTPUT].data;
+    if (variant->floats) job.input = b[WIDE_INPUT].data, job.weights = b[WIDE_WEIGHTS].data;
     variant->run(&job);
     char what[80];
     snprintf(what, sizeof what, "%dx%d %s, last %d, flags %u", mr, nr, row ? "row" : "pointer", last, job.epilogue.flags);
@@ -163,17 +199,42 @@ static void check_conv_variant(const dn_conv_f32_variant *variant) {
     free_buffers(b, BUFFERS);
 }
 
-static void check_conv_f32(const dn_conv_f32 *record) {
+static void check_conv(const dn_conv_f32 *ref, const dn_conv_f32 *record) {
     for (size_t v = 0; v < record->variant_count; v++)
         for (int i = 0; i < cases; i++) {
             special = i % 4 == 3;
-            check_conv_variant(&record->variants[v]);
+            check_conv_variant(ref, &record->variants[v]);
         }
 }
 
-/* ---- dwconv_f32 ---- */
+static void check_widen(const dn_conv_bf16 *record) {
+    for (int i = 0; i < cases; i++) {
+        special = i % 4 == 3;
+        size_t channels = (size_t)between(1, 45), filled = (channels + 1) / 2 * 2;
+        buffer x = new_buffer(channels), w = new_buffer(filled * 16), wide[2] = {new_floats(channels), new_floats(channels * 16)};
+        buffer expected[2] = {copy_buffer(&wide[0]), copy_buffer(&wide[1])};
+        dn_conv_bf16_ref.widen((const uint16_t *)(const void *)x.data, expected[0].data, channels);
+        record->widen((const uint16_t *)(const void *)x.data, wide[0].data, channels);
+        compare("widen", &expected[0], &wide[0]);
+        dn_conv_bf16_ref.widen_weights((const uint16_t *)(const void *)w.data, expected[1].data, channels);
+        record->widen_weights((const uint16_t *)(const void *)w.data, wide[1].data, channels);
+        compare("widen_weights", &expected[1], &wide[1]);
+        buffer all = widen_weights(&w);
+        CHECK(memcmp(all.data, expected[1].data, channels * 16 * sizeof(float)) == 0, "%s: widened weights stand elsewhere", kernel);
+        buffer used[] = {x, w, wide[0], wide[1], expected[0], expected[1], all};
+        free_buffers(used, sizeof used / sizeof *used);
+    }
+}
 
-static void check_dwconv_case(const dn_dwconv_f32 *record) {
+static void check_conv_f32(const dn_conv_f32 *record) { check_conv(&dn_conv_f32_ref, record); }
+static void check_conv_bf16(const dn_conv_bf16 *record) {
+    check_conv(&dn_conv_bf16_ref, record);
+    check_widen(record);
+}
+
+/* ---- dwconv ---- */
+
+static void check_dwconv_case(const dn_dwconv_f32 *ref, const dn_dwconv_f32 *record) {
     int channels = between(1, 50), step = lanes(channels), height = between(1, 5), width = between(1, 5), pixels = between(1, 11);
     dn_dwconv_f32_job job = {.kernel_h = height, .kernel_w = width, .width = pixels, .channels = channels};
     job.kh_begin = guard_below(height);
@@ -188,17 +249,17 @@ static void check_dwconv_case(const dn_dwconv_f32 *record) {
     size_t table = (size_t)(channels + 15) / 16 * 16, behind = (size_t)(pixels - 1);
     b[INPUT] = new_buffer((size_t)((job.kh_end - job.kh_begin - 1) * job.in_row + (width - 1) * job.in_tap) + behind * (size_t)job.in_step + (size_t)step);
     b[WEIGHTS] = new_buffer(table * (size_t)(height * width));
-    b[SCALE] = new_buffer(table);
-    b[BIAS] = new_buffer(table);
+    b[SCALE] = new_floats(table);
+    b[BIAS] = new_floats(table);
     b[RESIDUAL] = new_buffer(behind * (size_t)job.residual_step + (size_t)step);
-    b[OUTPUT] = new_buffer(behind * (size_t)job.out_step + (size_t)channels);
-    b[EXPECTED] = copy_buffer(&b[OUTPUT]);
-    job.input = b[INPUT].data - job.kh_begin * job.in_row;
+    job.input = place(b[INPUT].data, -job.kh_begin * job.in_row, element);
     job.weights = b[WEIGHTS].data;
-    job.epilogue = random_epilogue(&b[SCALE], &b[BIAS], DN_EPI_RESIDUAL | DN_EPI_HARDSWISH);
+    job.epilogue = random_epilogue(&b[SCALE], &b[BIAS], guard_below(4) ? DN_EPI_RESIDUAL | DN_EPI_HARDSWISH : DN_EPI_RESIDUAL | DN_CONV_F32_OUT);
+    b[OUTPUT] = new_sized(behind * (size_t)job.out_step + (size_t)channels, job.epilogue.flags & DN_CONV_F32_OUT ? sizeof(float) : element);
+    b[EXPECTED] = copy_buffer(&b[OUTPUT]);
     if (job.epilogue.flags & DN_EPI_RESIDUAL) job.residual = b[RESIDUAL].data;
     job.output = b[EXPECTED].data;
-    dn_dwconv_f32_ref.run(&job);
+    ref->run(&job);
     job.output = b[OUTPUT].data;
     record->run(&job);
     char what[80];
@@ -207,20 +268,23 @@ static void check_dwconv_case(const dn_dwconv_f32 *record) {
     free_buffers(b, BUFFERS);
 }
 
-static void check_dwconv_f32(const dn_dwconv_f32 *record) {
+static void check_dwconv(const dn_dwconv_f32 *ref, const dn_dwconv_f32 *record) {
     for (int i = 0; i < 4 * cases; i++) {
         special = i % 4 == 3;
-        check_dwconv_case(record);
+        check_dwconv_case(ref, record);
     }
 }
 
-/* ---- pointwise_f32 ---- */
+static void check_dwconv_f32(const dn_dwconv_f32 *record) { check_dwconv(&dn_dwconv_f32_ref, record); }
+static void check_dwconv_bf16(const dn_dwconv_bf16 *record) { check_dwconv(&dn_dwconv_bf16_ref, record); }
+
+/* ---- pointwise ---- */
 
 enum { AFFINE, MUL, SIGMOID, HARDSIGMOID, LEAKY_RELU, OPERATIONS };
 static const char *const operation_names[] = {"affine", "mul", "sigmoid", "hardsigmoid", "leaky_relu"};
 
-static void run_pointwise(const dn_pointwise_f32 *record, int operation, dn_pixels_f32 *job, float *output, float slope) {
-    const float *x = job->input, *y = job->residual;
+static void run_pointwise(const dn_pointwise_f32 *record, int operation, dn_pixels_f32 *job, void *output, float slope) {
+    const void *x = job->input, *y = job->residual;
     switch (operation) {
     case AFFINE:
         job->output = output;
@@ -234,7 +298,7 @@ static void run_pointwise(const dn_pointwise_f32 *record, int operation, dn_pixe
     }
 }
 
-static void check_pointwise_case(const dn_pointwise_f32 *record, int operation) {
+static void check_pointwise_case(const dn_pointwise_f32 *ref, const dn_pointwise_f32 *record, int operation) {
     int channels = operation == AFFINE ? 4 * between(1, 13) : between(1, 50), width = between(1, 9), step = lanes(channels);
     bool dense = guard_below(2), broadcast = operation == MUL && guard_below(2);
     dn_pixels_f32 job = {.width = width, .channels = channels};
@@ -246,9 +310,13 @@ static void check_pointwise_case(const dn_pointwise_f32 *record, int operation) 
     size_t table = (size_t)(channels + 15) / 16 * 16, behind = (size_t)(width - 1);
     b[INPUT] = new_buffer(behind * (size_t)job.in_step + (size_t)channels);
     if (guard_below(2)) /* sigmoids have long tails */
-        for (size_t i = 0; i < b[INPUT].count; i++) b[INPUT].data[i] *= 100;
-    b[SCALE] = new_buffer(table);
-    b[BIAS] = new_buffer(table);
+        for (size_t i = 0; i < b[INPUT].count; i++) {
+            float far = value_at(b[INPUT].data, i, element) * 100;
+            if (element == 2) ((uint16_t *)(void *)b[INPUT].data)[i] = dn_bf16_round(far);
+            else b[INPUT].data[i] = far;
+        }
+    b[SCALE] = new_floats(table);
+    b[BIAS] = new_floats(table);
     b[RESIDUAL] = new_buffer(behind * (size_t)job.residual_step + (size_t)channels);
     b[OUTPUT] = new_buffer(behind * (size_t)job.out_step + (size_t)channels);
     b[EXPECTED] = copy_buffer(&b[OUTPUT]);
@@ -256,7 +324,7 @@ static void check_pointwise_case(const dn_pointwise_f32 *record, int operation) 
     job.epilogue = random_epilogue(&b[SCALE], &b[BIAS], DN_EPI_RESIDUAL | DN_EPI_HARDSWISH);
     if (operation == MUL || job.epilogue.flags & DN_EPI_RESIDUAL) job.residual = b[RESIDUAL].data;
     float slope = guard_float() * 2;
-    run_pointwise(&dn_pointwise_f32_ref, operation, &job, b[EXPECTED].data, slope);
+    run_pointwise(ref, operation, &job, b[EXPECTED].data, slope);
     run_pointwise(record, operation, &job, b[OUTPUT].data, slope);
     char what[80];
     snprintf(what, sizeof what, "%s, %d channels, %d pixels, flags %u", operation_names[operation], channels, width, job.epilogue.flags);
@@ -264,17 +332,20 @@ static void check_pointwise_case(const dn_pointwise_f32 *record, int operation) 
     free_buffers(b, BUFFERS);
 }
 
-static void check_pointwise_f32(const dn_pointwise_f32 *record) {
+static void check_pointwise(const dn_pointwise_f32 *ref, const dn_pointwise_f32 *record) {
     for (int operation = 0; operation < OPERATIONS; operation++)
         for (int i = 0; i < 2 * cases; i++) {
             special = i % 4 == 3;
-            check_pointwise_case(record, operation);
+            check_pointwise_case(ref, record, operation);
         }
 }
 
-/* ---- pool_f32 ---- */
+static void check_pointwise_f32(const dn_pointwise_f32 *record) { check_pointwise(&dn_pointwise_f32_ref, record); }
+static void check_pointwise_bf16(const dn_pointwise_bf16 *record) { check_pointwise(&dn_pointwise_bf16_ref, record); }
 
-static void check_pool_case(const dn_pool_f32 *record, bool average) {
+/* ---- pool ---- */
+
+static void check_pool_case(const dn_pool_f32 *ref, const dn_pool_f32 *record, bool average) {
     int channels = 4 * between(1, 25);
     dn_window window = {.rows = between(1, 5), .columns = between(1, 5), .channels = channels};
     window.in_tap = channels + 4 * guard_below(3);
@@ -287,10 +358,10 @@ static void check_pool_case(const dn_pool_f32 *record, bool average) {
     window.input = b[INPUT].data;
     if (average) {
         float factor = guard_float();
-        dn_pool_f32_ref.avg(&window, b[EXPECTED].data, factor);
+        ref->avg(&window, b[EXPECTED].data, factor);
         record->avg(&window, b[OUTPUT].data, factor);
     } else {
-        dn_pool_f32_ref.max(&window, b[EXPECTED].data);
+        ref->max(&window, b[EXPECTED].data);
         record->max(&window, b[OUTPUT].data);
     }
     char what[80];
@@ -299,12 +370,15 @@ static void check_pool_case(const dn_pool_f32 *record, bool average) {
     free_buffers(b, BUFFERS);
 }
 
-static void check_pool_f32(const dn_pool_f32 *record) {
+static void check_pool(const dn_pool_f32 *ref, const dn_pool_f32 *record) {
     for (int i = 0; i < 4 * cases; i++) {
         special = i % 4 >= 2;
-        check_pool_case(record, i % 2);
+        check_pool_case(ref, record, i % 2);
     }
 }
+
+static void check_pool_f32(const dn_pool_f32 *record) { check_pool(&dn_pool_f32_ref, record); }
+static void check_pool_bf16(const dn_pool_bf16 *record) { check_pool(&dn_pool_bf16_ref, record); }
 
 /* ---- convgrad_f32 ---- */
 
@@ -362,6 +436,25 @@ static void check_convgrad_f32(const dn_convgrad_f32 *record) {
 
 /* ---- all of kernels.inc ---- */
 
+/* Rounding to bfloat16 against what it means: the nearer of two neighbours, the even one where both are as near. */
+static void check_rounding(void) {
+    kernel = "dn_bf16_round";
+    for (int i = 0; i < 1000 * cases; i++) {
+        uint32_t bits = (uint32_t)guard_random();
+        if (i % 3 == 0) bits = (bits & 0xffff0000) | 0x8000;
+        float x;
+        memcpy(&x, &bits, sizeof x);
+        uint16_t found = dn_bf16_round(x), below = (uint16_t)(bits >> 16);
+        if (isnan(x)) {
+            CHECK(isnan(dn_bf16_widen(found)), "%s: NaN %08x is %04x", kernel, bits, found);
+            continue;
+        }
+        int32_t rest = (int32_t)(bits & 0xffff);
+        uint16_t expected = (uint16_t)(below + (rest > 0x8000 || (rest == 0x8000 && below % 2)));
+        CHECK(found == expected, "%s: %08x is %04x", kernel, bits, found);
+    }
+}
+
 /* The sigmoid is the one approximation: `ref` itself is held against libm. */
 static void check_sigmoid_accuracy(void) {
     kernel = "pointwise_f32 ref";
@@ -386,13 +479,15 @@ int main(int argc, char **argv) {
     printf("seed %llu, %d cases\n", (unsigned long long)guard_state, cases);
     unsigned features = dn_cpu_detect();
     check_sigmoid_accuracy();
+    check_rounding();
 #define DN_KERNEL(slot, isa, needed)                             \
     if ((features & (unsigned)(needed)) == (unsigned)(needed)) { \
         kernel = #slot " " #isa;                                 \
-        if (strstr(kernel, "f32")) printf("%s\n", kernel);      \
+        element = strstr(kernel, "bf16") ? 2 : 4;                \
+        if (strstr(kernel, "f32") || element == 2) printf("%s\n", kernel); \
         check_##slot(&dn_##slot##_##isa);                        \
     }
 #include "kernels/kernels.inc"
 #undef DN_KERNEL
-    return guard_finish("check_kernels_f32");
+    return guard_finish("check_kernels_float");
 }

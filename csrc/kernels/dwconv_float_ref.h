@@ -1,0 +1,20 @@
+/* dwconv_float_ref.h - one row of a float depthwise convolution, written for reading; needs elements (elem_*_ref.h). */
+
+static void run(const dn_dwconv_f32_job *job) {
+    const dn_epilogue *e = &job->epilogue;
+    ptrdiff_t taps = (ptrdiff_t)job->kernel_h * job->kernel_w;
+    bool wide = sizeof(elem) == sizeof(float) || e->flags & DN_CONV_F32_OUT;
+    for (int32_t p = 0; p < job->width; p++)
+        for (int32_t c = 0; c < job->channels; c++) {
+            const elem *input = (const elem *)job->input + p * job->in_step + c;
+            const elem *weights = (const elem *)job->weights + c / 16 * taps * 16 + c % 16;
+            float acc = 0;
+            for (int32_t kh = job->kh_begin; kh < job->kh_end; kh++)
+                for (int32_t kw = 0; kw < job->kernel_w; kw++)
+                    acc = fmaf(widen_one(input[kh * job->in_row + kw * job->in_tap]), widen_one(weights[((ptrdiff_t)kh * job->kernel_w + kw) * 16]), acc);
+            float residual = e->flags & DN_EPI_RESIDUAL ? widen_one(((const elem *)job->residual)[p * job->residual_step + c]) : 0;
+            float v = finish(fmaf(acc, e->scale[c], e->bias[c]), residual, e);
+            if (wide) ((float *)job->output)[p * job->out_step + c] = v;
+            else ((elem *)job->output)[p * job->out_step + c] = narrow(v);
+        }
+}

@@ -1,0 +1,36 @@
+/* elem_bf16_avx512.h - what the float kernel templates read and write: bfloat16, for AVX-512 without its bfloat16 instructions; see elem_bf16_avx2.h.
+ *
+ * vdpbf16ps is not used: it takes subnormal numbers for zero and adds in an order of its own, so that results would no longer be the reference's. */
+#ifndef DN_KERNELS_ELEM_BF16_AVX512_H
+#define DN_KERNELS_ELEM_BF16_AVX512_H
+
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t elem;
+typedef __m512i elem_pairs; /* VEC times two that stand together */
+
+VEC_INLINE vec elem_first(elem_pairs pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+VEC_INLINE vec elem_second(elem_pairs pairs) { return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536))); }
+
+VEC_INLINE vec elem_widen(__m256i x) { return elem_first(_mm512_cvtepu16_epi32(x)); }
+VEC_INLINE __m256i elem_narrow(vec v) {
+    __m512i bits = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff)), 16));
+}
+
+VEC_INLINE vec elem_load(const elem *x) { return elem_widen(_mm256_loadu_si256((const __m256i *)(const void *)x)); }
+VEC_INLINE vec elem_load_mask(const elem *x, vec_mask m) { return elem_widen(_mm256_maskz_loadu_epi16(m, x)); }
+VEC_INLINE void elem_store(elem *x, vec v) { _mm256_storeu_si256((__m256i *)(void *)x, elem_narrow(v)); }
+VEC_INLINE void elem_store_mask(elem *x, vec v, vec_mask m) { _mm256_mask_storeu_epi16(x, m, elem_narrow(v)); }
+
+/* Two channels of VEC outputs as they stand in the weights of a convolution, and two neighbouring channels of one pixel in all lanes: for elem_first and elem_second. */
+VEC_INLINE elem_pairs elem_load_pairs(const elem *x) { return _mm512_loadu_si512(x); }
+VEC_INLINE elem_pairs elem_spread_pair(const elem *x) {
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+    return _mm512_set1_epi32(pair);
+}
+VEC_INLINE elem_pairs elem_spread_one(const elem *x) { return _mm512_set1_epi32(*x); }
+
+#endif

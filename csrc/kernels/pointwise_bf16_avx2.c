@@ -1,0 +1,10 @@
+/* pointwise_bf16_avx2.c - element-wise operations on rows of pixels in bfloat16 for AVX2 with FMA. */
+#include "kernels/kernels.h"
+
+#if defined(__x86_64__)
+#include "kernels/vec_avx2.h"
+#include "kernels/elem_bf16_avx2.h"
+#include "kernels/pointwise_float_template.h"
+
+const dn_pointwise_bf16 dn_pointwise_bf16_avx2 = {"avx2", affine, mul, sigmoid, hardsigmoid_rows, leaky_relu};
+#endif
