@@ -66,12 +66,15 @@ def structure(case: Case, graph: Any, subnet: Subnet) -> tuple[Any, Any, Any]:
 class Compiled:
     """A case as an engine whose points are numbered like the case's sub-nets."""
 
-    def __init__(self, case: Case, isa: str | None = "ref", threads: int = 1, floating: bool = False) -> None:
+    def __init__(
+        self, case: Case, isa: str | None = "ref", threads: int = 1, floating: bool = False, precision: int = 32
+    ) -> None:
         self.case = case
         net = case.net
         self.graph = core.Graph(case.nodes, net.output, net.groups)
         self.params = core_params(case.float_params if floating else case.params)
-        self.plan = core.Plan(self.graph, self.params, input_table=case.input_table, threads=threads, isa=isa)
+        options = {"threads": threads, "isa": isa, "precision": precision}
+        self.plan = core.Plan(self.graph, self.params, input_table=case.input_table, **options)
         last = net.tensors[net.output]
         self.outputs = last.features * (1 if last.flat else last.height * last.width)
         self.input_shape = case.images.shape[1:]

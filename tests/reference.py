@@ -427,6 +427,17 @@ class Network:
                 chains[activation] = chains.pop(tail) | {"activation": activation}
         return chains
 
+    def inside_chains(self) -> set[int]:
+        """Tensors that a chain computes on the way to its last one: they are never stored."""
+        inside = set()
+        for parts in self.chains.values():
+            along = [v for k, v in parts.items() if k != "residual" and v is not None]
+            for number, following in itertools.pairwise(along):
+                while number != following:
+                    inside.add(number)
+                    number = self.consumers[number][0]
+        return inside
+
     # -- depth
 
     def resolve(self, depth: Any | None) -> tuple[list[int], list[bool]]:
@@ -834,13 +845,7 @@ class _Int8:
 
     def run(self, x: Any, input_table: Any | None) -> None:
         net = self.net
-        inside = set()
-        for parts in net.chains.values():
-            along = [v for k, v in parts.items() if k != "residual" and v is not None]
-            for number, following in itertools.pairwise(along):
-                while number != following:
-                    inside.add(number)
-                    number = net.consumers[number][0]
+        inside = net.inside_chains()
         for number, node in enumerate(net.nodes):
             if self.bound.skip[number] or not net.live[number] or self.logits is not None:
                 continue
@@ -919,6 +924,35 @@ def statistics(
 # ---- real numbers ----
 
 
+class Bf16:
+    """Where a bfloat16 network rounds: its weights, and every tensor that is stored.
+
+    The last convolution's results stay float32 if only the output reads them; any other output is stored like the
+    rest. `given` are values to go on with in place of one's own, so that errors do not add up: `own` keeps these.
+    """
+
+    def __init__(self, net: Network, given: dict[int, Any] | None = None) -> None:
+        self.net, self.given, self.inside = net, given or {}, net.inside_chains()
+        self.own: dict[int, Any] = {}
+        parts = net.chains.get(net.float_tail, {"head": None, "activation": None})
+        last = parts["head"] is not None and parts["activation"] is None
+        self.wide = net.float_tail if last else None
+
+    @staticmethod
+    def round(x: Any) -> Any:
+        """Nearest bfloat16, ties to even, in the type of ``x``, of finite numbers; float64 does not round twice."""
+        x = np.asarray(x)
+        fraction, exponent = np.frexp(x.astype(np.float64))
+        exponent = np.maximum(exponent, -125)  # subnormals: steps of 2**-133
+        return np.ldexp(np.rint(np.ldexp(x.astype(np.float64), 8 - exponent)), exponent - 8).astype(x.dtype)
+
+    def store(self, number: int, y: Any) -> Any:
+        if number in self.inside or self.net.nodes[number]["op"] in PASSES:
+            return y
+        self.own[number] = y
+        return self.given.get(number, y if number == self.wide else self.round(y))
+
+
 @dataclass
 class FloatRun:
     logits: Any
@@ -934,8 +968,12 @@ def run_float(
     input_table: Any | None = None,
     dtype: Any = np.float64,
     statistics: bool = False,
+    bf16: Bf16 | None = None,
 ) -> FloatRun:
-    """Ordinary inference in `dtype`, op by op. `statistics`: fill the batch-norm tables from x on the way."""
+    """Ordinary inference in `dtype`, op by op. `statistics`: fill the batch-norm tables from x on the way.
+
+    `bf16`: weights and what is stored are rounded to bfloat16, all else is done in `dtype`.
+    """
     bound = Bound(net, subnet)
     values: dict[int, Any] = {}
     if x.dtype == np.uint8:
@@ -953,6 +991,8 @@ def run_float(
             if full is None:
                 bits = 8 if subnet.bits is None else subnet.bits[number]
                 full = view(p.codes, bits) * p.code_scale.astype(dtype).reshape(-1, *[1] * (p.codes.ndim - 1))
+            if bf16 is not None:
+                full = bf16.round(full)
             w, groups = bound.weights(number, full.astype(dtype))
             if op == "linear":
                 y = convolve(flatten_map(source[0]), w, PLAIN, 1, 0)
@@ -982,5 +1022,5 @@ def run_float(
             y = rearrange(bound, number, source[0], 0)
         else:
             y = activate(op, source[0], float(F32(node["value"])))
-        values[number] = y
+        values[number] = y if bf16 is None else bf16.store(number, y)
     return FloatRun(values[bound.alias[net.output]].reshape(len(x), -1), values)

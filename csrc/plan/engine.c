@@ -184,7 +184,7 @@ static dn_status find_step(const dn_point *point, int32_t node, const dn_step **
     int32_t number = step_of(point, node);
     if (number < 0) return dn_fail(err, DN_EINVAL, "%s has no values of its own: it is computed together with the node after it, or dropped", graph->nodes[node].name);
     *step = &point->steps[number];
-    if ((*step)->out.pixel == (int32_t)dn_round_up((size_t)(*step)->out.channels, 4)) return DN_OK;
+    if (!(*step)->out.gaps) return DN_OK;
     return dn_fail(err, DN_EUNSUPPORTED, "%s is a concatenation of odd parts", graph->nodes[node].name);
 }
 

@@ -55,6 +55,7 @@ static void size_map(const dn_binding *b, int32_t value) {
     *map = (dn_map){.height = node->height, .width = node->width, .u8 = value & 1, .size = value & 1 ? 1 : dn_float_size(b->plan, tensor), .zero = node->is_signed ? 128 : 0};
     for (int32_t s = 0; s < node->segment_count; s++) {
         int32_t active = b->subnet->active[node->segments[s].space];
+        map->gaps = map->gaps || map->pixel != map->channels;
         map->channels += active;
         map->pixel += (int32_t)dn_round_up((size_t)active, 4);
     }

@@ -75,6 +75,7 @@ typedef struct dn_map {
     int16_t top, bottom, left, right; /* halo */
     uint8_t zero;  /* zero point, u8 only */
     bool u8;
+    bool gaps;     /* lanes without a channel stand between channels: a concatenation of parts that are not multiples of 4 */
     int8_t size;   /* bytes of an element: 1 (u8), 2 (bf16) or 4 (float) */
 } dn_map;
 
