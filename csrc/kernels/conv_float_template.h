@@ -47,7 +47,9 @@ VEC_INLINE void finish_plain(const dn_conv_f32_job *job, vec acc[MAX_MR][MAX_VEC
         for (int j = 0; j < vectors; j++) {
             vec v = vec_fma(acc[i][j], vec_load(e->scale + j * VEC), vec_load(e->bias + j * VEC));
             if (add) v = vec_fma(elem_load(residual + j * VEC), vec_set(e->residual_scale), v);
-            elem_store(output + j * VEC, vec_min(hi, vec_max(lo, v)));
+            acc[i][j] = vec_min(hi, vec_max(lo, v));
+            if (FLOATS || vectors < VECS) elem_store(output + j * VEC, acc[i][j]);
+            else if (j % VECS == VECS - 1) elem_store_panel(output + j / VECS * 16, &acc[i][j - (VECS - 1)]);
         }
     }
 }

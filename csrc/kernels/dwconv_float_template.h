@@ -8,6 +8,11 @@ enum { MAX_PIXELS = 4, MAX_VECTORS = VECS > 2 ? VECS : 2, FLOATS = sizeof(elem) 
 
 VEC_INLINE vec load(const elem *x, vec_mask mask, const bool whole) { return whole ? elem_load(x) : elem_load_mask(x, mask); }
 
+/* Vector j of a tile: 16 whole channels in their cheapest order, or fewer in order. */
+VEC_INLINE vec load_part(const elem *x, const int j, vec_mask mask, const int vectors, const bool whole) {
+    return vectors == VECS && whole ? elem_load_part(x, j) : load(x + j * VEC, mask, whole);
+}
+
 /* The epilogue with a residual, hardswish, a mask or (in bf16) float output, from sums in memory; n channels from c on. */
 static __attribute__((noinline)) VEC_TARGET void finish_any(const dn_dwconv_f32_job *job, const float *sums, ptrdiff_t p, int pixels, int32_t c, int n) {
     const dn_epilogue *e = &job->epilogue;
@@ -31,9 +36,10 @@ VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *
     for (int32_t kw = job->kernel_w; kw > 0; kw--, x += tap, w += 16)
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
-            vec weight = elem_load(w + j * VEC);
+            __asm__("" : "+r"(x), "+r"(w)); /* or gcc keeps what it loaded for the first vector, and runs out of registers */
+            vec weight = load_part(w, j, vec_first(VEC), vectors, whole || vectors == 1);
 #pragma GCC unroll 4
-            for (int i = 0; i < pixels; i++) vec_sum(&acc[i][j], load(x + i * step + j * VEC, mask, whole), weight);
+            for (int i = 0; i < pixels; i++) vec_sum(&acc[i][j], load_part(x + i * step, j, mask, vectors, whole), weight);
         }
 }
 
@@ -41,12 +47,13 @@ VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *
 VEC_INLINE void taps_3(vec acc[MAX_PIXELS][MAX_VECTORS], ptrdiff_t tap, const elem *x, const elem *w, const int pixels, const int vectors) {
 #pragma GCC unroll 4
     for (int j = 0; j < vectors; j++) {
+        __asm__("" : "+r"(x), "+r"(w));
         vec weight[3];
 #pragma GCC unroll 3
-        for (int k = 0; k < 3; k++) weight[k] = elem_load(w + 16 * k + j * VEC);
+        for (int k = 0; k < 3; k++) weight[k] = load_part(w + 16 * k, j, vec_first(VEC), vectors, true);
 #pragma GCC unroll 6
         for (int column = 0; column < pixels + 2; column++) {
-            vec v = elem_load(x + column * tap + j * VEC);
+            vec v = load_part(x + column * tap, j, vec_first(VEC), vectors, true);
 #pragma GCC unroll 3
             for (int k = 0; k < 3; k++)
                 if (column - k >= 0 && column - k < pixels) vec_sum(&acc[column - k][j], v, weight[k]);
@@ -77,18 +84,23 @@ VEC_INLINE void tile(const dn_dwconv_f32_job *job, ptrdiff_t p, int32_t c, int n
         elem *output = (elem *)job->output + p * job->out_step + c;
         ptrdiff_t out_step = job->out_step;
 #pragma GCC unroll 4
-        for (int i = 0; i < pixels; i++, output += out_step)
+        for (int i = 0; i < pixels; i++, output += out_step) {
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) {
-                vec v = vec_fma(acc[i][j], vec_load(scale + j * VEC), vec_load(bias + j * VEC));
-                elem_store(output + j * VEC, vec_min(hi, vec_max(lo, v)));
+                vec k = vectors == VECS ? elem_table_part(scale, j) : vec_load(scale), shift = vectors == VECS ? elem_table_part(bias, j) : vec_load(bias);
+                acc[i][j] = vec_min(hi, vec_max(lo, vec_fma(acc[i][j], k, shift)));
             }
+            if (vectors == VECS) elem_store_parts(output, acc[i]);
+            else elem_store(output, acc[i][0]);
+        }
     } else {
         float sums[MAX_PIXELS * MAX_VECTORS * VEC];
 #pragma GCC unroll 4
-        for (int i = 0; i < pixels; i++)
+        for (int i = 0; i < pixels; i++) {
+            if (vectors == VECS && whole) elem_order_parts(acc[i]);
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) vec_store(sums + (i * vectors + j) * VEC, acc[i][j]);
+        }
         finish_any(job, sums, p, pixels, c, n);
     }
 }

@@ -15,9 +15,13 @@ VEC_INLINE vec elem_first(elem_pairs pairs) { return _mm256_castsi256_ps(_mm256_
 VEC_INLINE vec elem_second(elem_pairs pairs) { return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))); }
 
 VEC_INLINE vec elem_widen(__m128i x) { return elem_first(_mm256_cvtepu16_epi32(x)); }
-VEC_INLINE __m128i elem_narrow(vec v) {
+/* The upper halves are rounded, the lower ones are left to be thrown away. */
+VEC_INLINE __m256i elem_round(vec v) {
     __m256i bits = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    __m256i half = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff)), 16);
+    return _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+}
+VEC_INLINE __m128i elem_narrow(vec v) {
+    __m256i half = _mm256_srli_epi32(elem_round(v), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
@@ -56,5 +60,27 @@ VEC_INLINE elem_pairs elem_spread_pair(const elem *x) {
     return _mm256_set1_epi32(pair);
 }
 VEC_INLINE elem_pairs elem_spread_one(const elem *x) { return _mm256_set1_epi32(*x); }
+
+/* Sixteen channels in order. */
+VEC_INLINE void elem_store_panel(elem *x, const vec v[VECS]) {
+    __m256i mixed = _mm256_packus_epi32(_mm256_srli_epi32(elem_round(v[0]), 16), _mm256_srli_epi32(elem_round(v[1]), 16));
+    _mm256_storeu_si256((__m256i *)(void *)x, _mm256_permute4x64_epi64(mixed, 0xd8));
+}
+
+/* Sixteen channels as two vectors, in the order they are cheapest to read: those with even numbers, those with odd numbers. */
+VEC_INLINE vec elem_load_part(const elem *x, const int j) { return j ? elem_second(elem_load_pairs(x)) : elem_first(elem_load_pairs(x)); }
+VEC_INLINE vec elem_table_part(const float *x, const int j) {
+    vec a = vec_load(x), b = vec_load(x + VEC), mixed = j ? _mm256_shuffle_ps(a, b, 0xdd) : _mm256_shuffle_ps(a, b, 0x88);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+}
+VEC_INLINE void elem_store_parts(elem *x, const vec v[VECS]) {
+    __m256i even = _mm256_srli_epi32(elem_round(v[0]), 16), odd = _mm256_and_si256(elem_round(v[1]), _mm256_set1_epi32(-65536));
+    _mm256_storeu_si256((__m256i *)(void *)x, _mm256_or_si256(even, odd));
+}
+VEC_INLINE void elem_order_parts(vec v[VECS]) {
+    vec low = _mm256_unpacklo_ps(v[0], v[1]), high = _mm256_unpackhi_ps(v[0], v[1]);
+    v[0] = _mm256_permute2f128_ps(low, high, 0x20);
+    v[1] = _mm256_permute2f128_ps(low, high, 0x31);
+}
 
 #endif

@@ -33,4 +33,16 @@ VEC_INLINE elem_pairs elem_spread_pair(const elem *x) {
 }
 VEC_INLINE elem_pairs elem_spread_one(const elem *x) { return _mm512_set1_epi32(*x); }
 
+/* Sixteen channels in order. */
+VEC_INLINE void elem_store_panel(elem *x, const vec v[VECS]) {
+#pragma GCC unroll 2
+    for (int j = 0; j < VECS; j++) elem_store(x + j * VEC, v[j]);
+}
+
+/* Sixteen channels as VECS vectors, in whatever order they are cheapest to read: in order. */
+VEC_INLINE vec elem_load_part(const elem *x, const int j) { return elem_load(x + j * VEC); }
+VEC_INLINE vec elem_table_part(const float *x, const int j) { return vec_load(x + j * VEC); }
+VEC_INLINE void elem_store_parts(elem *x, const vec v[VECS]) { elem_store_panel(x, v); }
+VEC_INLINE void elem_order_parts(vec v[VECS]) { (void)v; }
+
 #endif
