@@ -942,8 +942,7 @@ class Bf16:
     def round(x: Any) -> Any:
         """Nearest bfloat16, ties to even, in the type of ``x``, of finite numbers; float64 does not round twice."""
         x = np.asarray(x)
-        fraction, exponent = np.frexp(x.astype(np.float64))
-        exponent = np.maximum(exponent, -125)  # subnormals: steps of 2**-133
+        exponent = np.maximum(np.frexp(x.astype(np.float64))[1], -125)  # subnormals: steps of 2**-133
         return np.ldexp(np.rint(np.ldexp(x.astype(np.float64), 8 - exponent)), exponent - 8).astype(x.dtype)
 
     def store(self, number: int, y: Any) -> Any:

@@ -1,4 +1,4 @@
-"""bfloat16 inference: rounded where the definition says, nowhere else, the same bits on every level and thread count."""
+"""bfloat16 inference: rounded where the definition says and nowhere else, the same bits on every level."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
-#include "kernels/vec_avx2.h"
 #include "kernels/elem_bf16_avx2.h"
 #include "kernels/conv_float_template.h"
 #include "kernels/conv_bf16_template.h"

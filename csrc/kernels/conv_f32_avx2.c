@@ -3,7 +3,7 @@
 
 #if defined(__x86_64__)
 #include "kernels/vec_avx2.h"
-#include "kernels/elem_f32.h"
+#include "kernels/elem_f32_template.h"
 #include "kernels/conv_float_template.h"
 
 /* 16 registers: 6 pixels x 2 vectors + 2 weights + 1 activation, or 4 x 2, whose 8 sums just cover 2 fma a cycle of 4 cycles each. Wider tiles (3 x 4) do not fit. Where

@@ -3,7 +3,7 @@
 
 #if defined(__x86_64__)
 #include "kernels/vec_avx512.h"
-#include "kernels/elem_f32.h"
+#include "kernels/elem_f32_template.h"
 #include "kernels/conv_float_template.h"
 
 /* 32 registers: 24 sums, the weights of one channel and one activation. Each pixel takes a general register, which ends at 12 (10 where only one fma shares a load). */

@@ -2,7 +2,6 @@
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
-#include "kernels/vec_avx512.h"
 #include "kernels/elem_bf16_avx512.h"
 #include "kernels/dwconv_float_template.h"
 

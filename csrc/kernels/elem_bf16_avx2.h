@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/vec_avx2.h"
+
 typedef uint16_t elem;
 typedef __m256i elem_pairs; /* VEC times two that stand together */
 

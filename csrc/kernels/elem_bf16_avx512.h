@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/vec_avx512.h"
+
 typedef uint16_t elem;
 typedef __m512i elem_pairs; /* VEC times two that stand together */
 

@@ -1,7 +1,4 @@
-/* elem_f32.h - what the float kernel templates read and write: floats. Needs the vectors of an ISA (vec_*.h); its twins are elem_bf16_*.h. */
-#ifndef DN_KERNELS_ELEM_F32_H
-#define DN_KERNELS_ELEM_F32_H
-
+/* elem_f32_template.h - what the float kernel templates read and write: floats. Needs the vectors of an ISA (vec_*.h); its twins are elem_bf16_*.h. */
 typedef float elem;
 
 VEC_INLINE vec elem_load(const elem *x) { return vec_load(x); }
@@ -20,5 +17,3 @@ VEC_INLINE vec elem_load_part(const elem *x, const int j) { return elem_load(x +
 VEC_INLINE vec elem_table_part(const float *x, const int j) { return vec_load(x + j * VEC); }
 VEC_INLINE void elem_store_parts(elem *x, const vec v[VECS]) { elem_store_panel(x, v); }
 VEC_INLINE void elem_order_parts(vec v[VECS]) { (void)v; }
-
-#endif
