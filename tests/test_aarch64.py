@@ -61,7 +61,7 @@ def test_int8_kernels_equal_the_reference_on_arm(arm: Arm, cpu: str) -> None:
 
 
 def test_float_kernels_equal_the_reference_on_arm(arm: Arm) -> None:
-    assert "conv_f32 neon" in arm.run("check_kernels_f32", NEWEST)
+    assert "conv_f32 neon" in arm.run("check_kernels_float", NEWEST)
 
 
 @pytest.mark.parametrize("cpu", [NEWEST, PLAIN])

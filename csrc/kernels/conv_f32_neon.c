@@ -3,7 +3,8 @@
 
 #if defined(__aarch64__)
 #include "kernels/vec_neon.h"
-#include "kernels/conv_f32_template.h"
+#include "kernels/elem_f32_template.h"
+#include "kernels/conv_float_template.h"
 
 /* 32 registers: 6 pixels x 4 vectors + 4 weights + 1 activation. Where the panel has at most 8 channels, its upper half is left out. */
 static void row_6x1(const dn_conv_f32_job *job) {

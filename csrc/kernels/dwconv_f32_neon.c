@@ -3,7 +3,8 @@
 
 #if defined(__aarch64__)
 #include "kernels/vec_neon.h"
-#include "kernels/dwconv_f32_template.h"
+#include "kernels/elem_f32_template.h"
+#include "kernels/dwconv_float_template.h"
 
 const dn_dwconv_f32 dn_dwconv_f32_neon = {"neon", run};
 #endif

@@ -8,7 +8,7 @@ VEC_INLINE void elem_store_mask(elem *x, vec v, vec_mask m) { vec_store_mask(x, 
 
 /* Sixteen channels in order. */
 VEC_INLINE void elem_store_panel(elem *x, const vec v[VECS]) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < VECS; j++) elem_store(x + j * VEC, v[j]);
 }
 

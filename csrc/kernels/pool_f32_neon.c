@@ -3,7 +3,8 @@
 
 #if defined(__aarch64__)
 #include "kernels/vec_neon.h"
-#include "kernels/pool_f32_template.h"
+#include "kernels/elem_f32_template.h"
+#include "kernels/pool_float_template.h"
 
 const dn_pool_f32 dn_pool_f32_neon = {"neon", max, avg};
 #endif
