@@ -201,7 +201,7 @@ static float *outputs_of(const dn_graph *graph, const dn_params *params, const d
     dn_point *point = NULL;
     dn_engine *engine = NULL;
     float *output = memory(count * sizeof *output);
-    dn_status status = dn_plan_new(&plan, graph, params, NULL, &(dn_plan_options){.threads = 1, .isa = isa, .precision = 32}, NULL);
+    dn_status status = dn_plan_new(&plan, graph, params, NULL, &(dn_plan_options){.threads = 1, .isa = isa, .precision = 32, .least_bits = 8}, NULL);
     if (status == DN_OK) status = dn_point_new(&point, plan, subnet, tables, NULL);
     if (status == DN_OK) status = dn_engine_new(&engine, plan, NULL);
     if (status == DN_OK) status = dn_engine_run(engine, point, input, DN_F32, 1, output, 1, NULL, NULL, NULL);
@@ -240,7 +240,7 @@ static void time_layer(const request *r, dn_isa isa, answer *out) {
     float scale[MAX_NODES], nothing = 0;
     int32_t active[MAX_NODES] = {0};
     for (int i = 0; i < MAX_NODES; i++) scale[i] = 0.02f;
-    const dn_plan_options options = {.threads = 1, .isa = isa, .precision = 32};
+    const dn_plan_options options = {.threads = 1, .isa = isa, .precision = 32, .least_bits = 8};
     dn_status status = dn_graph_new(&graph, net.nodes, net.count, net.count - 1, 1, &err);
     if (status == DN_OK) {
         fill_params(params, graph, &net, int8);
