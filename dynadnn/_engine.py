@@ -11,7 +11,6 @@ from . import _core
 from ._arguments import positive_int
 from ._device import example_input
 from ._engine_report import EngineReport, report_engine, share_of_probe
-from ._errors import UnsupportedError
 from ._table import Table
 
 if TYPE_CHECKING:
