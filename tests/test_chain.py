@@ -77,13 +77,13 @@ def resnet18_module() -> Any:
             y = torch.relu(self.b1(self.c1(x)))
             return torch.relu(self.b2(self.c2(y)) + self.down(x))
 
+    torch.manual_seed(0)
     widths, layers, i = (8, 16, 32, 64), [], 8
     for stage, o in enumerate(widths):
         for block in range(2):
             layers.append(Block(i, o, 2 if stage and not block else 1))
             i = o
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(i, 3)]
-    torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU(), *layers, *head).eval()
 
 

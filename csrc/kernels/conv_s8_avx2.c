@@ -54,8 +54,6 @@ AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
     return _mm256_add_epi32(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88)), _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xdd)));
 }
 
-#define UNROLL _Pragma("GCC unroll 16")
-
 /* `mr` pixels by one panel, in register tiles of `pixels` by 4 * `groups` outputs. In the buffer, channels lie `pitch` apart from pixel to pixel and `advance` from entry to
  * entry. Everything in lower case that is not an argument of the function is a constant. */
 #define TILE(name, mr, pixels, groups, steps, pitch, advance)                                                                                             \

@@ -9,8 +9,6 @@
 
 enum { MAX_MR = 6 };
 
-#define UNROLL _Pragma("GCC unroll 16")
-
 AVX2_INLINE __m256i dot4(__m256i acc, __m256i activations, __m256i weights) {
     __asm__("%{vex%} vpdpbusd %2,%1,%0" : "+x"(acc) : "x"(activations), "x"(weights));
     return acc;

@@ -12,6 +12,7 @@
 #include "kernels/kernels.h"
 
 #define AVX2 __attribute__((target("avx2,fma")))
+#define UNROLL _Pragma("GCC unroll 16")
 #define AVX2_INLINE static inline __attribute__((always_inline, target("avx2,fma")))
 
 /* n < 16 bytes, touching no others: stores that tail off inside a cache line another thread may own. */
@@ -88,6 +89,13 @@ AVX2_INLINE __m256 hardswish(__m256 v, const epilogue16 *e) {
 
 /* v[2] += residual bytes * residual_scale, in the order of v. */
 AVX2_INLINE void add_residual(__m256 v[2], const uint8_t *residual, int n, const epilogue16 *e) {
+    if (n == 16 && !e->paired) {
+        UNROLL for (int i = 0; i < 2; i++) {
+            const __m256i r = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(residual + 8 * i)));
+            v[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(r), e->residual_scale, v[i]);
+        }
+        return;
+    }
     __m128i r = load_bytes(residual, n);
     if (e->paired) r = _mm_shuffle_epi8(r, _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
     v[0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(r)), e->residual_scale, v[0]);
@@ -105,12 +113,39 @@ AVX2_INLINE __m128i pack16(__m256i q0, __m256i q1, int paired) {
     return paired ? _mm_unpacklo_epi16(low, high) : _mm_unpacklo_epi32(low, high);
 }
 
+/* The same for two pixels: one in each half. */
+AVX2_INLINE __m256i pack16_twice(__m256i a0, __m256i a1, __m256i b0, __m256i b1, int paired) {
+    const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(a0, a1), _mm256_packs_epi32(b0, b1));
+    if (!paired) return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+    return _mm256_shuffle_epi8(_mm256_permute4x64_epi64(bytes, 0xd8), order);
+}
+
+/* Sums to integers 0..255. `flags`, the epilogue's, may be a constant. */
+AVX2_INLINE void quantize_sums(__m256i acc0, __m256i acc1, const epilogue16 *e, uint32_t flags, const uint8_t *residual, int n, __m256i q[2]) {
+    __m256 v[2] = {_mm256_fmadd_ps(_mm256_cvtepi32_ps(acc0), e->scale[0], e->bias[0]), _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc1), e->scale[1], e->bias[1])};
+    if (flags & DN_EPI_RESIDUAL) add_residual(v, residual, n, e);
+    if (flags & DN_EPI_HARDSWISH) v[0] = hardswish(v[0], e), v[1] = hardswish(v[1], e);
+    q[0] = clamp_round(v[0], e->lo, e->hi);
+    q[1] = clamp_round(v[1], e->lo, e->hi);
+}
+
 /* acc -> n bytes at out. */
 AVX2_INLINE void finish_u8(__m256i acc0, __m256i acc1, const epilogue16 *e, const uint8_t *residual, uint8_t *out, int n) {
-    __m256 v[2] = {_mm256_fmadd_ps(_mm256_cvtepi32_ps(acc0), e->scale[0], e->bias[0]), _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc1), e->scale[1], e->bias[1])};
-    if (e->flags & DN_EPI_RESIDUAL) add_residual(v, residual, n, e);
-    if (e->flags & DN_EPI_HARDSWISH) v[0] = hardswish(v[0], e), v[1] = hardswish(v[1], e);
-    store_bytes(out, pack16(clamp_round(v[0], e->lo, e->hi), clamp_round(v[1], e->lo, e->hi), e->paired), n);
+    __m256i q[2];
+    quantize_sums(acc0, acc1, e, e->flags, residual, n, q);
+    store_bytes(out, pack16(q[0], q[1], e->paired), n);
+}
+
+/* Two pixels, `out_step` and `residual_step` bytes apart. */
+AVX2_INLINE void finish_two_u8(const __m256i a[2], const __m256i b[2], const epilogue16 *e, uint32_t flags, const uint8_t *residual, ptrdiff_t residual_step, uint8_t *out,
+                               ptrdiff_t out_step, int n) {
+    __m256i p[2], q[2];
+    quantize_sums(a[0], a[1], e, flags, residual, n, p);
+    quantize_sums(b[0], b[1], e, flags, flags & DN_EPI_RESIDUAL ? residual + residual_step : NULL, n, q);
+    const __m256i bytes = pack16_twice(p[0], p[1], q[0], q[1], e->paired);
+    store_bytes(out, _mm256_castsi256_si128(bytes), n);
+    store_bytes(out + out_step, _mm256_extracti128_si256(bytes, 1), n);
 }
 
 /* acc -> n floats at out, added to what is there with DN_CONV_ACCUMULATE. */
@@ -131,8 +166,11 @@ AVX2_INLINE void finish_f32(__m256i acc0, __m256i acc1, const epilogue16 *e, con
 }
 
 AVX2_INLINE void finish_pixels(const dn_conv_s8_job *job, const __m256i (*acc)[2], const epilogue16 *e, int channel, int mr, int n, const ptrdiff_t *out, const ptrdiff_t *residual) {
-    for (int i = 0; i < mr; i++)
-        finish_u8(acc[i][0], acc[i][1], e, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (uint8_t *)job->output + out[i] + channel, n);
+    uint8_t *to = (uint8_t *)job->output + channel;
+    int i = 0;
+    for (; i + 2 <= mr; i += 2)
+        finish_two_u8(acc[i], acc[i + 1], e, e->flags, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, residual[i + 1] - residual[i], to + out[i], out[i + 1] - out[i], n);
+    if (i < mr) finish_u8(acc[i][0], acc[i][1], e, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, to + out[i], n);
 }
 
 /* A convolution's sums of mr pixels x n channels of one panel, to where `out` says; a full panel and half a one get code of their own. */

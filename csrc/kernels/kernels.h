@@ -79,25 +79,31 @@ typedef struct dn_conv_s8 {
     size_t variant_count;
 } dn_conv_s8;
 
-/* ---- wino_s8: 3 x 3, stride 1, u8 x s8 -> s32 -> u8 (or f32), by Winograd's F(2 x 2, 3 x 3): 16 products for 4 outputs in place of 36 ----
- * Exact: with the matrices B, G, A of Lavin & Gray (2015) and H = 2G, which is whole, a tile of 2 x 2 sums is (A' [(H g H') * (B' d B)] A) / 4 without a remainder. Inputs
- * after B are -510..1020, weights after H at most 9 * 127, so both fit in 16 bits; 4 * sum must fit in 32. */
+/* ---- wino_s8: 3 x 3, stride 1, u8 x s8 -> s32 -> u8 (or f32), by Winograd's F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3): 16 products for 4 outputs, or 36 for 16, in place of 9 each ----
+ * Exact: the matrices of Lavin & Gray (2015) with their fractions cleared. Tiles of 2 x 2: H = 2G is whole, and the sums are (A' [(H g H') * (B' d B)] A) / 4 without a remainder.
+ * Tiles of 4 x 4: H = 24G but for its last row, which is 12 times that of G, so that A counts it twice; / 576. Transformed inputs are -510..1020 or -8160..17340, transformed
+ * weights at most 9 * 127 or 144 * 127: all fit in 16 bits. Products may be added modulo 2^32: 4 * sum must fit in 32 bits, or 64 * sum, for 576 = 9 * 64 and division by 9 is a
+ * multiplication modulo 2^32. */
 
-enum { DN_WINO_POSITIONS = 16, DN_WINO_TILES = 16, DN_WINO_QUAD = 4 };
+enum { DN_WINO_SIDE = 4, DN_WINO_POSITIONS = 36, DN_WINO_TILES = 16, DN_WINO_QUAD = 4 }; /* the most; side: 2 or 4 outputs */
+/* Bits by which the division makes a sum longer. */
+static inline int dn_wino_bits(int side) { return side == 4 ? 6 : 2; }
+static inline int dn_wino_positions(int side) { return (side + 2) * (side + 2); }
 typedef struct dn_run {
     int32_t input, weight, count;
 } dn_run;
-/* Tiles of 2 x 2 outputs, anywhere and overlapping. Weights: [panel][position][channel / 2][16 outputs][2 channels] in 16 bits. */
+/* Tiles of side x side outputs, anywhere and overlapping. Weights: [panel][position][channel / 2][16 outputs][2 channels] in 16 bits. */
 typedef struct dn_wino_s8_job {
-    const uint8_t *input;   /* tile i reads 4 x 4 pixels from input + in_offset[i] on */
+    const uint8_t *input;   /* tile i reads a square of side + 2 pixels from input + in_offset[i] on */
     const int16_t *weights; /* first panel */
     void *output;           /* u8 or f32 */
     const uint8_t *residual;
-    uint8_t *scratch; /* dn_wino_scratch(tiles, lanes) bytes, aligned to 64 */
+    uint8_t *scratch; /* dn_wino_scratch(side, tiles, lanes) bytes, aligned to 64 */
     const dn_run *runs; /* segments: first lane, offset in a position's weights (elements), lanes */
     size_t run_count, panel_stride, position_stride; /* strides in elements of the weights */
     ptrdiff_t in_row, in_step, out_row, out_step, residual_row, residual_step;
     const int32_t *in_offset, *out_offset, *residual_offset; /* [tiles] elements from the bases */
+    int32_t side;         /* 2 or 4 */
     int32_t tiles;        /* a multiple of DN_WINO_QUAD, at most DN_WINO_TILES */
     int32_t lanes;        /* input channels, a multiple of 4 */
     int32_t panels, last; /* channels of the last panel to store, 1..16 */
@@ -107,14 +113,16 @@ typedef struct dn_wino_s8 {
     const char *isa;
     void (*run)(const dn_wino_s8_job *job);
 } dn_wino_s8;
-/* One kernel's 9 weights (rows first) as its 16 transformed ones. */
-void dn_wino_weights(const int8_t kernel[9], int16_t transformed[DN_WINO_POSITIONS]);
+/* One kernel's 9 weights (rows first) as its transformed ones; that of the second row and column is a multiple of their sum. */
+void dn_wino_weights(int side, const int8_t kernel[9], int16_t transformed[DN_WINO_POSITIONS]);
+static inline int dn_wino_sum_position(int side) { return side + 3; }
+static inline int dn_wino_sum_factor(int side) { return side == 4 ? 16 : 1; }
 /* Elements from one position to the next of the transformed inputs (16 bits) and of one panel's products (32 bits): a cache line more than they fill, since strides of a power
  * of two would let positions push one another out of the cache. */
 static inline size_t dn_wino_input_stride(int32_t tiles, int32_t lanes) { return (size_t)tiles * (size_t)lanes + 32; }
 static inline size_t dn_wino_product_stride(int32_t tiles) { return (size_t)tiles * 16 + 16; }
-static inline size_t dn_wino_scratch(int32_t tiles, int32_t lanes) {
-    return DN_WINO_POSITIONS * (dn_wino_input_stride(tiles, lanes) * sizeof(int16_t) + dn_wino_product_stride(tiles) * sizeof(int32_t));
+static inline size_t dn_wino_scratch(int side, int32_t tiles, int32_t lanes) {
+    return (size_t)dn_wino_positions(side) * (dn_wino_input_stride(tiles, lanes) * sizeof(int16_t) + dn_wino_product_stride(tiles) * sizeof(int32_t));
 }
 
 /* ---- dwconv_s8: one output row of a depthwise convolution ---- */

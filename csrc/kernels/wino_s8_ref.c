@@ -1,33 +1,50 @@
 /* wino_s8_ref.c - the definition of the integer Winograd convolution, written for reading; its sums are those of conv_s8 over the same pixels. */
 #include "kernels/ref_s8.h"
 
-enum { PANEL = 16, SIDE = 4 };
+enum { PANEL = 16, SIDE = DN_WINO_SIDE, READ = SIDE + 2 };
 
-/* The matrices: B' and A' are Winograd's, H is twice his G. */
-static const int b_rows[SIDE][SIDE] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
-static const int h_rows[SIDE][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
-static const int a_rows[2][SIDE] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+/* What tiles of one size are made with; for 2 x 2 the first 4 rows and columns of b and h count, and of a 2 rows. */
+typedef struct matrices {
+    int b[READ][READ], h[READ][3], a[SIDE][READ];
+    int divisor;
+} matrices;
+static const matrices two = {
+    .b = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}},
+    .h = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}},
+    .a = {{1, 1, 1, 0}, {0, 1, -1, -1}},
+    .divisor = 4,
+};
+static const matrices four = {
+    .b = {{4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0}, {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}},
+    .h = {{6, 0, 0}, {-4, -4, -4}, {-4, 4, -4}, {1, 2, 4}, {1, -2, 4}, {0, 0, 12}},
+    .a = {{1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 2}},
+    .divisor = 576,
+};
+static const matrices *matrices_of(int side) { return side == 4 ? &four : &two; }
 
-void dn_wino_weights(const int8_t kernel[9], int16_t transformed[DN_WINO_POSITIONS]) {
-    for (int i = 0; i < SIDE; i++)
-        for (int j = 0; j < SIDE; j++) {
+void dn_wino_weights(int side, const int8_t kernel[9], int16_t transformed[DN_WINO_POSITIONS]) {
+    const matrices *t = matrices_of(side);
+    for (int i = 0; i < side + 2; i++)
+        for (int j = 0; j < side + 2; j++) {
             int sum = 0;
             for (int y = 0; y < 3; y++)
-                for (int x = 0; x < 3; x++) sum += h_rows[i][y] * kernel[3 * y + x] * h_rows[j][x];
-            transformed[SIDE * i + j] = (int16_t)sum;
+                for (int x = 0; x < 3; x++) sum += t->h[i][y] * kernel[3 * y + x] * t->h[j][x];
+            transformed[(side + 2) * i + j] = (int16_t)sum;
         }
 }
 
 /* B' d B of one channel of a tile. */
 static int transformed_input(const dn_wino_s8_job *job, const uint8_t *d, int position) {
+    const matrices *t = matrices_of(job->side);
+    const int read = job->side + 2;
     int sum = 0;
-    for (int y = 0; y < SIDE; y++)
-        for (int x = 0; x < SIDE; x++) sum += b_rows[position / SIDE][y] * d[y * job->in_row + x * job->in_step] * b_rows[position % SIDE][x];
+    for (int y = 0; y < read; y++)
+        for (int x = 0; x < read; x++) sum += t->b[position / read][y] * d[y * job->in_row + x * job->in_step] * t->b[position % read][x];
     return sum;
 }
 
-static int32_t product(const dn_wino_s8_job *job, const uint8_t *d, const int16_t *panel, int lane, int position) {
-    int32_t sum = 0;
+static int64_t product(const dn_wino_s8_job *job, const uint8_t *d, const int16_t *panel, int lane, int position) {
+    int64_t sum = 0;
     for (size_t r = 0; r < job->run_count; r++) {
         const dn_run *run = &job->runs[r];
         const int16_t *w = panel + (size_t)position * job->position_stride + run->weight + lane * 2;
@@ -37,16 +54,17 @@ static int32_t product(const dn_wino_s8_job *job, const uint8_t *d, const int16_
 }
 
 static void output(const dn_wino_s8_job *job, int tile, int panel, int lane) {
+    const matrices *t = matrices_of(job->side);
     const uint8_t *d = job->input + job->in_offset[tile];
-    const int adds = (job->epilogue.flags & DN_EPI_RESIDUAL) != 0, channel = panel * PANEL + lane;
-    int32_t m[DN_WINO_POSITIONS];
-    for (int i = 0; i < DN_WINO_POSITIONS; i++) m[i] = product(job, d, job->weights + (size_t)panel * job->panel_stride, lane, i);
-    for (int y = 0; y < 2; y++)
-        for (int x = 0; x < 2; x++) {
-            int32_t sum = 0;
-            for (int i = 0; i < DN_WINO_POSITIONS; i++) sum += a_rows[y][i / SIDE] * m[i] * a_rows[x][i % SIDE];
+    const int adds = (job->epilogue.flags & DN_EPI_RESIDUAL) != 0, channel = panel * PANEL + lane, read = job->side + 2;
+    int64_t m[DN_WINO_POSITIONS];
+    for (int i = 0; i < read * read; i++) m[i] = product(job, d, job->weights + (size_t)panel * job->panel_stride, lane, i);
+    for (int y = 0; y < job->side; y++)
+        for (int x = 0; x < job->side; x++) {
+            int64_t sum = 0;
+            for (int i = 0; i < read * read; i++) sum += t->a[y][i / read] * m[i] * t->a[x][i % read];
             const uint8_t *residual = adds ? job->residual + job->residual_offset[tile] + y * job->residual_row + x * job->residual_step + channel : NULL;
-            store_s8(&job->epilogue, sum / 4, (size_t)channel, job->output, job->out_offset[tile] + y * job->out_row + x * job->out_step + channel, residual);
+            store_s8(&job->epilogue, (int32_t)(sum / t->divisor), (size_t)channel, job->output, job->out_offset[tile] + y * job->out_row + x * job->out_step + channel, residual);
         }
 }
 

@@ -32,20 +32,30 @@ static int64_t largest_sum(const int8_t *codes, size_t outputs, size_t fan, size
     return largest;
 }
 
-/* 3 x 3, stride 1, at least one whole tile, and sums that fit in 32 bits also when they are multiplied by 4. */
-static bool winograd_fits(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes) {
+/* Products per output channel and input channel that tiles of one size take; tiles are computed by quads. */
+static size_t wino_products(const dn_node *node, int side) {
+    size_t tiles = dn_ceil_div((size_t)node->height, (size_t)side) * dn_ceil_div((size_t)node->width, (size_t)side);
+    return dn_round_up(tiles, DN_WINO_QUAD) * (size_t)dn_wino_positions(side);
+}
+
+/* The side of Winograd's tiles, 0 if it cannot be used: 3 x 3, stride 1, at least one whole tile, and sums that fit in 32 bits also before they are divided. */
+static int32_t wino_side(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes) {
     const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
-    if (op->kind != DN_DO_CONV || !op->int8 || op->partial || !plan->kernels.conv_s8->winograd) return false;
-    if (node->kernel_h != 3 || node->kernel_w != 3 || node->stride_h != 1 || node->stride_w != 1 || node->dilation_h != 1 || node->dilation_w != 1) return false;
+    if (op->kind != DN_DO_CONV || !op->int8 || op->partial || !plan->kernels.conv_s8->winograd) return 0;
+    if (node->kernel_h != 3 || node->kernel_w != 3 || node->stride_h != 1 || node->stride_w != 1 || node->dilation_h != 1 || node->dilation_w != 1) return 0;
     size_t fan = (size_t)(input->channels / node->groups) * 9;
-    return input->segment_count <= DN_WINO_RUNS && node->height >= 2 && node->width >= 2 && largest_sum(codes, (size_t)node->channels, fan, NULL) * 4 <= INT32_MAX;
+    int64_t sum = largest_sum(codes, (size_t)node->channels, fan, NULL);
+    int32_t least = node->height < node->width ? node->height : node->width;
+    bool two = least >= 2 && sum << dn_wino_bits(2) <= INT32_MAX, four = least >= 4 && sum << dn_wino_bits(4) <= INT32_MAX;
+    if (input->segment_count > DN_WINO_RUNS || !two) return 0;
+    return four && wino_products(node, 4) < wino_products(node, 2) ? 4 : 2;
 }
 
 static dn_status place_wino(const dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *err) {
     size_t bytes;
     op->wino_offset = *used;
     op->wino_position_stride = (size_t)tap_channels(plan, op) * PANEL;
-    op->wino_panel_stride = op->wino_position_stride * DN_WINO_POSITIONS;
+    op->wino_panel_stride = op->wino_position_stride * (size_t)dn_wino_positions(op->winograd);
     op->wino_group_stride = op->wino_panel_stride * dn_ceil_div((size_t)op->group_out, PANEL);
     bool fits = dn_size_mul(op->wino_group_stride, (size_t)op->pack_groups * sizeof(int16_t), &bytes) && dn_size_add(*used, dn_round_up(bytes, 64), used);
     return fits ? DN_OK : dn_fail(err, DN_ENOMEM, "%s: weights do not fit in memory", plan->graph->nodes[op->node].name);
@@ -129,8 +139,8 @@ static void pack_wino(const dn_plan *plan, const dn_plan_op *op, const dn_params
         int8_t kernel[9];
         int16_t transformed[DN_WINO_POSITIONS];
         for (size_t t = 0; t < 9; t++) kernel[t] = p->codes[(output * 9 + t) * fan + c];
-        dn_wino_weights(kernel, transformed);
-        for (size_t i = 0; i < DN_WINO_POSITIONS; i++) panel[i * op->wino_position_stride + to / 2 * 2 * PANEL + to % 2] = transformed[i];
+        dn_wino_weights(op->winograd, kernel, transformed);
+        for (size_t i = 0; i < (size_t)dn_wino_positions(op->winograd); i++) panel[i * op->wino_position_stride + to / 2 * 2 * PANEL + to % 2] = transformed[i];
     }
 }
 
@@ -196,7 +206,7 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
         dn_plan_op *op = &plan->ops[k];
         if (op->kind != DN_DO_CONV && op->kind != DN_DO_DEPTHWISE) continue;
         if (op->int8) DN_TRY(check_accumulator(plan, op, params[op->node].codes, err));
-        op->winograd = winograd_fits(plan, op, params[op->node].codes);
+        op->winograd = wino_side(plan, op, params[op->node].codes);
         op->direct = !op->winograd || plan->least_bits < 8;
         DN_TRY(place(plan, op, &plan->blob_bytes, err));
     }

@@ -42,7 +42,8 @@ typedef struct dn_plan_op {
     size_t weight_offset;   /* bytes in the blob */
     size_t group_stride, panel_stride, tap_stride; /* bytes */
     /* The same weights for wino_s8, which then computes every step that sees all bits; `direct` says whether those above are there too. */
-    bool winograd, direct;
+    int32_t winograd; /* outputs along the side of a tile, 0: not */
+    bool direct;
     size_t wino_offset;                                              /* bytes in the blob */
     size_t wino_group_stride, wino_panel_stride, wino_position_stride; /* elements */
 } dn_plan_op;
@@ -92,7 +93,7 @@ typedef struct dn_step {
     int8_t view_add, view_mask;
     int8_t bits;
     int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
-    bool winograd;
+    int8_t winograd;           /* as in its op, 0: computed directly */
     size_t wide_weights, wide_rows; /* bf16: where in a thread's scratch widened weights and rows of the input stand */
     int32_t wide_height, wide_block;  /* rows there is room for, 0: nothing is widened; output rows that all blocks of panels compute before the next, 0: all */
     int64_t macs;
@@ -222,8 +223,8 @@ static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, 
     return op->int8 && step->parts == 1 && !op->partial && node->dilation_w == 1 && lanes == step->in.pixel && (size_t)lanes * 16 == op->tap_stride;
 }
 enum { DN_WINO_RUNS = 32 }; /* more segments than that go the direct way */
-/* Tiles of 2 x 2 outputs that wino_s8 works on at a time: as many as keep what it holds of them, and the weights that pass by, near the core. */
-static inline int32_t dn_wino_block(int32_t lanes) { return lanes <= 64 ? 8 : DN_WINO_TILES; }
+/* Tiles that wino_s8 works on at a time: as many as keep what it holds of them, and the weights that pass by, near the core. */
+static inline int32_t dn_wino_block(int side, int32_t lanes) { return side == 4 ? DN_WINO_QUAD : lanes <= 64 ? 8 : DN_WINO_TILES; }
 /* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */
 void dn_conv_choose(dn_binding *b, dn_step *step); /* tile.c */
 /* The tiles a convolution step uses, " 6x16" or " 6x16+6x8", for describing. */

@@ -114,7 +114,7 @@ static void describe_steps(dn_binding *b) {
         step->bits = b->subnet->bits && op->int8 && step->macs ? b->subnet->bits[op->node] : 8;
         step->view_add = step->bits == 8 ? 0 : (int8_t)(1 << (7 - step->bits));
         step->view_mask = (int8_t)(0xff << (8 - step->bits));
-        step->winograd = op->winograd && step->bits == 8;
+        step->winograd = step->bits == 8 ? (int8_t)op->winograd : 0;
         if (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE) {
             step->parts = op->group_in ? 1 : b->plan->graph->nodes[b->root[dn_op_input(b->plan, op)]].segment_count;
             if (op->kind == DN_DO_CONV) dn_conv_choose(b, step);

@@ -184,24 +184,49 @@ static void run_concat(const dn_run_context *run, const dn_step *step) {
     }
 }
 
-static void run_shortcut(const dn_run_context *run, const dn_step *step) {
+static void clear(uint8_t *to, const dn_map *map, int32_t pixels) {
+    memset(to, map->u8 ? map->zero : 0, (size_t)(pixels * map->pixel) * (size_t)map->size);
+}
+
+/* Lanes [to, to + count) of the output are lanes [from, ...) of the input. */
+typedef struct lane_run {
+    int32_t to, from, count;
+} lane_run;
+enum { LANE_RUNS = 8 };
+
+/* The runs that a map of lanes consists of, as many as there is room for; *lane: the first lane behind them. */
+static int32_t find_runs(const int32_t *map, int32_t lanes, int32_t *lane, lane_run runs[LANE_RUNS]) {
+    int32_t count = 0, to = *lane;
+    for (; to < lanes; to++) {
+        if (map[to] < 0) continue;
+        lane_run *last = count > 0 ? &runs[count - 1] : NULL;
+        if (last && last->to + last->count == to && last->from + last->count == map[to]) last->count++;
+        else if (count == LANE_RUNS) break;
+        else runs[count++] = (lane_run){to, map[to], 1};
+    }
+    *lane = to;
+    return count;
+}
+
+static void copy_runs(const dn_run_context *run, const dn_step *step, const lane_run *runs, int32_t count) {
     const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
-    const int32_t *map = (const int32_t *)(const void *)(run->point->tables + step->extra);
+    const size_t size = (size_t)step->out.size;
     for (int32_t y = 0; y < step->out.height; y++)
         for (int32_t x = 0; x < step->out.width; x++) {
             const uint8_t *in = dn_map_at(run->arena, &step->in, y * node->stride_h, x * node->stride_w);
             uint8_t *out = dn_map_at(run->target, &step->out, y, x);
-            if (step->out.u8)
-                for (int32_t lane = 0; lane < step->out.pixel; lane++) out[lane] = map[lane] < 0 ? step->out.zero : in[map[lane]];
-            else if (step->out.size == 2)
-                for (int32_t lane = 0; lane < step->out.pixel; lane++) ((uint16_t *)(void *)out)[lane] = map[lane] < 0 ? 0 : ((const uint16_t *)(const void *)in)[map[lane]];
-            else
-                for (int32_t lane = 0; lane < step->out.pixel; lane++) as_f32(out)[lane] = map[lane] < 0 ? 0 : ((const float *)(const void *)in)[map[lane]];
+            for (int32_t r = 0; r < count; r++) memcpy(out + (size_t)runs[r].to * size, in + (size_t)runs[r].from * size, (size_t)runs[r].count * size);
         }
 }
 
-static void clear(uint8_t *to, const dn_map *map, int32_t pixels) {
-    memset(to, map->u8 ? map->zero : 0, (size_t)(pixels * map->pixel) * (size_t)map->size);
+static void run_shortcut(const dn_run_context *run, const dn_step *step) {
+    const int32_t *map = (const int32_t *)(const void *)(run->point->tables + step->extra);
+    lane_run runs[LANE_RUNS];
+    for (int32_t y = 0; y < step->out.height; y++) clear(dn_map_at(run->target, &step->out, y, 0), &step->out, step->out.width);
+    for (int32_t lane = 0; lane < step->out.pixel;) {
+        int32_t count = find_runs(map, step->out.pixel, &lane, runs);
+        copy_runs(run, step, runs, count);
+    }
 }
 
 static void run_pad(const dn_run_context *run, const dn_step *step) {

@@ -1,19 +1,17 @@
-/* run_wino.c - drives the Winograd kernel over a map: tiles of 2 x 2 outputs in blocks, channel groups, threads. */
+/* run_wino.c - drives the Winograd kernel over a map: tiles of 2 x 2 or 4 x 4 outputs in blocks, channel groups, threads. */
 #include "base/pool.h"
 #include "plan/run_conv.h"
 
-enum { SIDE = 2 };
-
 /* Tiles along a side; a last one that does not fit is moved back over its neighbour. */
-static int32_t tiles_along(int32_t outputs) { return (outputs + SIDE - 1) / SIDE; }
-static int32_t tile_begin(int32_t number, int32_t outputs) { return SIDE * number + SIDE <= outputs ? SIDE * number : outputs - SIDE; }
+static int32_t tiles_along(int32_t side, int32_t outputs) { return (outputs + side - 1) / side; }
+static int32_t tile_begin(int32_t side, int32_t number, int32_t outputs) { return side * number + side <= outputs ? side * number : outputs - side; }
 
 /* Offsets of the tiles from number `first` on; the last of `end` is repeated up to a whole quad. Returns how many that makes. */
 static int32_t fill_tiles(const dn_walk *w, int32_t first, int32_t end, int32_t block, int32_t in[], int32_t out[], int32_t residual[]) {
-    int32_t across = tiles_along(w->node->width), left = end - first < block ? end - first : block, count = (int32_t)dn_round_up((size_t)left, DN_WINO_QUAD);
+    int32_t side = w->step->winograd, across = tiles_along(side, w->node->width), left = end - first < block ? end - first : block, count = (int32_t)dn_round_up((size_t)left, DN_WINO_QUAD);
     int32_t row = first / across, column = first % across;
     for (int32_t i = 0; i < left; i++) {
-        dn_place p = dn_walk_place(w, tile_begin(row, w->node->height), tile_begin(column, w->node->width));
+        dn_place p = dn_walk_place(w, tile_begin(side, row, w->node->height), tile_begin(side, column, w->node->width));
         in[i] = (int32_t)p.in, out[i] = (int32_t)p.out, residual[i] = (int32_t)p.residual;
         if (++column == across) column = 0, row++;
     }
@@ -35,8 +33,8 @@ static void run_group(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t
     const dn_step *step = w->step;
     const size_t out_size = step->out.u8 ? 1 : sizeof(float);
     dn_run runs[DN_WINO_RUNS];
-    int32_t in[DN_WINO_TILES], out[DN_WINO_TILES], residual[DN_WINO_TILES], lanes, across = tiles_along(w->node->width);
-    int32_t run_count = runs_of(w, runs, &lanes), block = dn_wino_block(lanes);
+    int32_t in[DN_WINO_TILES], out[DN_WINO_TILES], residual[DN_WINO_TILES], lanes, side = step->winograd, across = tiles_along(side, w->node->width);
+    int32_t run_count = runs_of(w, runs, &lanes), block = dn_wino_block(side, lanes);
     const int16_t *weights = (const int16_t *)(const void *)(w->run->plan->blob + w->op->wino_offset);
     dn_wino_s8_job job = {.input = w->run->arena + step->in.offset + dn_walk_in(w, group),
                           .weights = weights + (size_t)group * w->op->wino_group_stride + (size_t)panel * w->op->wino_panel_stride,
@@ -45,39 +43,39 @@ static void run_group(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t
                           .scratch = scratch, .runs = runs, .run_count = (size_t)run_count, .panel_stride = w->op->wino_panel_stride,
                           .position_stride = w->op->wino_position_stride, .in_row = step->in.row, .in_step = step->in.pixel, .out_row = step->out.row, .out_step = step->out.pixel,
                           .residual_row = step->second.row, .residual_step = step->second.pixel, .in_offset = in, .out_offset = out, .residual_offset = residual,
-                          .lanes = lanes, .panels = count, .last = dn_walk_last(w, group, panel, count), .epilogue = dn_walk_epilogue(w, group, panel, 0)};
+                          .side = side, .lanes = lanes, .panels = count, .last = dn_walk_last(w, group, panel, count), .epilogue = dn_walk_epilogue(w, group, panel, 0)};
     for (int32_t tile = begin * across; tile < end * across; tile += block) {
         job.tiles = fill_tiles(w, tile, end * across, block, in, out, residual);
         w->run->plan->kernels.wino_s8->run(&job);
     }
 }
 
-/* Pairs of output rows that threads may share; an odd last row goes with the pair before it, whose second row its tiles compute once more. */
-static int32_t row_pairs(const dn_walk *w) { return w->node->height / SIDE; }
+/* Rows of tiles that threads may share; rows of outputs that are left go with the tiles before them, whose outputs theirs compute once more. */
+static int32_t tile_rows(const dn_walk *w) { return w->node->height / w->step->winograd; }
 
-/* Pairs of rows [begin, end) of parts [first, last), a part being a panel of a group. */
+/* Rows of tiles [begin, end) of parts [first, last), a part being a panel of a group. */
 static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
     uint8_t *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
-    bool bottom = end == row_pairs(w);
-    int32_t tile_end = bottom ? tiles_along(w->node->height) : end;
+    bool bottom = end == tile_rows(w);
+    int32_t tile_end = bottom ? tiles_along(w->step->winograd, w->node->height) : end;
     for (int32_t part = first; part < last;) {
         int32_t group = part / w->panels, panel = part % w->panels, count = last - part < w->panels - panel ? last - part : w->panels - panel;
         run_group(w, scratch, begin, tile_end, group, panel, count);
         part += count;
     }
-    if (w->run->target == w->run->arena && first == 0) dn_fill_halo(w->run->target, &w->step->out, begin * SIDE, bottom ? w->node->height : end * SIDE);
+    if (w->run->target == w->run->arena && first == 0) dn_fill_halo(w->run->target, &w->step->out, begin * w->step->winograd, bottom ? w->node->height : end * w->step->winograd);
 }
 
 static void run_item(void *context, size_t item, int worker) {
     const dn_walk *w = context;
-    int32_t i = (int32_t)item, n = w->items, parts = w->panels * w->step->groups, rows = row_pairs(w);
+    int32_t i = (int32_t)item, n = w->items, parts = w->panels * w->step->groups, rows = tile_rows(w);
     if (w->by_rows) run_range(w, worker, rows * i / n, rows * (i + 1) / n, 0, parts);
     else run_range(w, worker, 0, rows, parts * i / n, parts * (i + 1) / n);
 }
 
 void dn_run_wino(const dn_run_context *run, const dn_step *step) {
     dn_walk w = dn_walk_of(run, step);
-    dn_walk_split(&w, row_pairs(&w), w.panels * step->groups);
+    dn_walk_split(&w, tile_rows(&w), w.panels * step->groups);
     if (w.items == 1) run_item(&w, 0, 0);
     else (void)dn_pool_run(run->threads, (size_t)w.items, run_item, &w, NULL);
 }

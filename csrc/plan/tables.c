@@ -123,14 +123,14 @@ static int32_t view_code(const dn_step *step, int32_t code) {
     return (int8_t)(sum & step->view_mask);
 }
 
-/* The transformed weight in the second row and column is the sum of the nine it was made from. */
 static int64_t wino_sum(const dn_plan *plan, const dn_plan_op *op, const dn_step *step, const dn_segment_run *runs, int32_t g, int32_t within) {
     const int16_t *base = (const int16_t *)(const void *)(plan->blob + op->wino_offset);
-    const int16_t *sums = base + (size_t)g * op->wino_group_stride + (size_t)(within / PANEL) * op->wino_panel_stride + 5 * op->wino_position_stride;
+    const int16_t *sums = base + (size_t)g * op->wino_group_stride + (size_t)(within / PANEL) * op->wino_panel_stride +
+                          (size_t)dn_wino_sum_position(op->winograd) * op->wino_position_stride;
     int64_t sum = 0;
     for (int32_t s = 0; s < step->parts; s++)
         for (int32_t c = runs[s].weight; c < runs[s].weight + runs[s].lanes; c++) sum += sums[c / 2 * 2 * PANEL + within % PANEL * 2 + c % 2];
-    return sum;
+    return sum / dn_wino_sum_factor(op->winograd);
 }
 
 /* Sum of the weights that output channel `within` of pack group g meets; padding lanes included, as the kernels include them. part: segment run to sum over, -1: all. */

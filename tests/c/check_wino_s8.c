@@ -18,9 +18,10 @@ typedef struct problem {
 static void make_runs(problem *p) {
     dn_wino_s8_job *job = &p->job;
     job->runs = p->runs;
+    job->side = guard_below(2) ? 4 : 2;
     job->run_count = (size_t)pick(1, RUNS);
     for (size_t r = 0; r < job->run_count; r++) {
-        p->runs[r] = (dn_run){job->lanes, p->packed * PANEL, 4 * pick(1, guard_below(3) ? 5 : 20)};
+        p->runs[r] = (dn_run){job->lanes, p->packed * PANEL, 4 * pick(1, guard_below(3) ? 5 : job->side == 4 ? 9 : 20)}; /* so few that 64 * sum fits in 32 bits */
         job->lanes += p->runs[r].count;
         p->packed += p->runs[r].count + 4 * guard_below(3);
     }
@@ -32,7 +33,7 @@ static void make_weights(problem *p) {
     job->last = pick(1, PANEL);
     p->channels = PANEL * (job->panels - 1) + job->last;
     job->position_stride = (size_t)p->packed * PANEL;
-    job->panel_stride = DN_WINO_POSITIONS * job->position_stride;
+    job->panel_stride = (size_t)dn_wino_positions(job->side) * job->position_stride;
     p->plain = guard_alloc((size_t)job->panels * PANEL * (size_t)p->packed * 9, 0);
     fill_weights((int8_t *)p->plain.data, p->plain.bytes);
     p->kernel = (int8_t *)p->plain.data;
@@ -41,8 +42,8 @@ static void make_weights(problem *p) {
     for (int o = 0; o < job->panels * PANEL; o++)
         for (int c = 0; c < p->packed; c++) {
             int16_t u[DN_WINO_POSITIONS];
-            dn_wino_weights(p->kernel + ((size_t)o * (size_t)p->packed + (size_t)c) * 9, u);
-            for (int i = 0; i < DN_WINO_POSITIONS; i++)
+            dn_wino_weights(job->side, p->kernel + ((size_t)o * (size_t)p->packed + (size_t)c) * 9, u);
+            for (int i = 0; i < dn_wino_positions(job->side); i++)
                 to[(size_t)(o / PANEL) * job->panel_stride + (size_t)i * job->position_stride + (size_t)(c / 2 * 2 * PANEL + o % PANEL * 2 + c % 2)] = u[i];
         }
     job->weights = to;
@@ -51,10 +52,11 @@ static void make_weights(problem *p) {
 /* Tiles in rows, the last ones shifted back over outputs that were there before, then repeated up to a whole number of quads. */
 static void make_tiles(problem *p) {
     dn_wino_s8_job *job = &p->job;
-    const int across = (p->width + 1) / 2, down = (p->height + 1) / 2, count = across * down;
+    const int side = job->side, across = (p->width + side - 1) / side, down = (p->height + side - 1) / side, count = across * down;
     job->tiles = (count + DN_WINO_QUAD - 1) / DN_WINO_QUAD * DN_WINO_QUAD;
     for (int i = 0; i < job->tiles; i++) {
-        const int n = i < count ? i : count - 1, y = 2 * (n / across) + 2 <= p->height ? 2 * (n / across) : p->height - 2, x = 2 * (n % across) + 2 <= p->width ? 2 * (n % across) : p->width - 2;
+        const int n = i < count ? i : count - 1, row = side * (n / across), column = side * (n % across);
+        const int y = row + side <= p->height ? row : p->height - side, x = column + side <= p->width ? column : p->width - side;
         p->in[i] = (int32_t)(y * job->in_row + x * job->in_step);
         p->out[i] = (int32_t)(y * job->out_row + x * job->out_step);
         p->residual[i] = (int32_t)(y * job->residual_row + x * job->residual_step);
@@ -64,9 +66,9 @@ static void make_tiles(problem *p) {
 
 static void make_maps(problem *p) {
     dn_wino_s8_job *job = &p->job;
-    const int stored = (p->channels + 3) / 4 * 4;
-    do p->height = pick(2, 6), p->width = pick(2, 8);
-    while (((p->height + 1) / 2) * ((p->width + 1) / 2) > DN_WINO_TILES);
+    const int stored = (p->channels + 3) / 4 * 4, side = job->side;
+    do p->height = pick(side, 3 * side), p->width = pick(side, 4 * side);
+    while (((p->height + side - 1) / side) * ((p->width + side - 1) / side) > DN_WINO_TILES);
     job->in_step = job->lanes + 4 * guard_below(3), job->out_step = stored + 4 * guard_below(3), job->residual_step = stored + 4 * guard_below(3);
     job->in_row = (p->width + 2) * job->in_step, job->out_row = p->width * job->out_step, job->residual_row = p->width * job->residual_step;
     p->input = guard_alloc((size_t)((p->height + 1) * job->in_row + (p->width + 1) * job->in_step + job->lanes), 7);
@@ -77,7 +79,7 @@ static void make_maps(problem *p) {
     p->add = guard_alloc((size_t)((p->height - 1) * job->residual_row + (p->width - 1) * job->residual_step + p->channels), 0);
     fill_random(p->add);
     make_tiles(p);
-    p->scratch = guard_alloc((dn_wino_scratch(job->tiles, job->lanes) + 63) / 64 * 64, 0x5a);
+    p->scratch = guard_alloc((dn_wino_scratch(job->side, job->tiles, job->lanes) + 63) / 64 * 64, 0x5a);
     job->input = p->input.data, job->output = p->output.data, job->residual = p->add.data, job->scratch = p->scratch.data;
 }
 
@@ -126,7 +128,7 @@ static void check_case(const dn_wino_s8 *record) {
     expect(&p);
     if (!(p.job.epilogue.flags & DN_EPI_RESIDUAL)) p.job.residual = NULL, p.job.residual_offset = NULL;
     record->run(&p.job);
-    CHECK(same(p.output, p.expected), "wino_s8 %s %dx%d lanes %d runs %zu outputs %d flags %u seed %llu", record->isa, p.height, p.width, p.job.lanes, p.job.run_count, p.channels,
+    CHECK(same(p.output, p.expected), "wino_s8 %s side %d %dx%d lanes %d runs %zu outputs %d flags %u seed %llu", record->isa, p.job.side, p.height, p.width, p.job.lanes, p.job.run_count, p.channels,
           p.job.epilogue.flags, (unsigned long long)seed);
     const guarded all[] = {p.input, p.weights, p.scale, p.bias, p.output, p.expected, p.add, p.scratch, p.plain};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) guard_free(all[i]);
