@@ -38,6 +38,12 @@ static size_t wino_products(const dn_node *node, int side) {
     return dn_round_up(tiles, DN_WINO_QUAD) * (size_t)dn_wino_positions(side);
 }
 
+/* Weights of 4 x 4 tiles take 8 bytes each: more of them than a cache near the core holds are worth fetching only for maps that use them several times. */
+enum { NEAR = 1 << 19, FAR_PIXELS = 256 };
+static size_t wino_bytes(const dn_plan *plan, const dn_plan_op *op, int side) {
+    return (size_t)plan->graph->nodes[op->node].channels * (size_t)tap_channels(plan, op) * (size_t)dn_wino_positions(side) * sizeof(int16_t);
+}
+
 /* The side of Winograd's tiles, 0 if it cannot be used: 3 x 3, stride 1, at least one whole tile, and sums that fit in 32 bits also before they are divided. */
 static int32_t wino_side(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes) {
     const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
@@ -47,15 +53,16 @@ static int32_t wino_side(const dn_plan *plan, const dn_plan_op *op, const int8_t
     int64_t sum = largest_sum(codes, (size_t)node->channels, fan, NULL);
     int32_t least = node->height < node->width ? node->height : node->width;
     bool two = least >= 2 && sum << dn_wino_bits(2) <= INT32_MAX, four = least >= 4 && sum << dn_wino_bits(4) <= INT32_MAX;
-    if (input->segment_count > DN_WINO_RUNS || !two) return 0;
-    return four && wino_products(node, 4) < wino_products(node, 2) ? 4 : 2;
+    if (input->segment_count + input->channels / DN_WINO_CHUNK > DN_WINO_RUNS || !two) return 0;
+    return four && wino_products(node, 4) < wino_products(node, 2) && (wino_bytes(plan, op, 4) <= NEAR || node->height * node->width >= FAR_PIXELS) ? 4 : 2;
 }
 
 static dn_status place_wino(const dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *err) {
     size_t bytes;
     op->wino_offset = *used;
-    op->wino_position_stride = (size_t)tap_channels(plan, op) * PANEL;
-    op->wino_panel_stride = op->wino_position_stride * (size_t)dn_wino_positions(op->winograd);
+    size_t channels = (size_t)tap_channels(plan, op);
+    op->wino_chunk = channels < DN_WINO_CHUNK ? (int32_t)channels : DN_WINO_CHUNK;
+    op->wino_panel_stride = dn_round_up(channels, (size_t)op->wino_chunk) * PANEL * (size_t)dn_wino_positions(op->winograd);
     op->wino_group_stride = op->wino_panel_stride * dn_ceil_div((size_t)op->group_out, PANEL);
     bool fits = dn_size_mul(op->wino_group_stride, (size_t)op->pack_groups * sizeof(int16_t), &bytes) && dn_size_add(*used, dn_round_up(bytes, 64), used);
     return fits ? DN_OK : dn_fail(err, DN_ENOMEM, "%s: weights do not fit in memory", plan->graph->nodes[op->node].name);
@@ -140,7 +147,7 @@ static void pack_wino(const dn_plan *plan, const dn_plan_op *op, const dn_params
         int16_t transformed[DN_WINO_POSITIONS];
         for (size_t t = 0; t < 9; t++) kernel[t] = p->codes[(output * 9 + t) * fan + c];
         dn_wino_weights(op->winograd, kernel, transformed);
-        for (size_t i = 0; i < (size_t)dn_wino_positions(op->winograd); i++) panel[i * op->wino_position_stride + to / 2 * 2 * PANEL + to % 2] = transformed[i];
+        for (size_t i = 0; i < (size_t)dn_wino_positions(op->winograd); i++) panel[i * (size_t)op->wino_chunk * PANEL + dn_wino_place(op, (int32_t)to)] = transformed[i];
     }
 }
 

@@ -45,7 +45,8 @@ typedef struct dn_plan_op {
     int32_t winograd; /* outputs along the side of a tile, 0: not */
     bool direct;
     size_t wino_offset;                                              /* bytes in the blob */
-    size_t wino_group_stride, wino_panel_stride, wino_position_stride; /* elements */
+    size_t wino_group_stride, wino_panel_stride; /* elements */
+    int32_t wino_chunk;     /* input channels that stand together for every position */
 } dn_plan_op;
 
 struct dn_plan {
@@ -222,7 +223,12 @@ static inline size_t dn_weight_step(const dn_plan *plan, const dn_plan_op *op) {
 static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {
     return op->int8 && step->parts == 1 && !op->partial && node->dilation_w == 1 && lanes == step->in.pixel && (size_t)lanes * 16 == op->tap_stride;
 }
-enum { DN_WINO_RUNS = 32 }; /* more segments than that go the direct way */
+enum { DN_WINO_RUNS = 160, DN_WINO_CHUNK = 16 }; /* pieces of input channels within a chunk: more than that go the direct way */
+/* Where input channel c stands in a panel: [chunk][position][channel / 2][16 outputs][2 channels]. A narrow sub-net reads the first chunks from end to end; were positions
+ * outermost, it would read a part of each, all in the same few sets of the cache. */
+static inline size_t dn_wino_place(const dn_plan_op *op, int32_t c) {
+    return (size_t)(c / op->wino_chunk * dn_wino_positions(op->winograd) * op->wino_chunk + c % op->wino_chunk / 2 * 2) * 16 + (size_t)(c % 2);
+}
 /* Tiles that wino_s8 works on at a time: as many as keep what it holds of them, and the weights that pass by, near the core. */
 static inline int32_t dn_wino_block(int side, int32_t lanes) { return side == 4 ? DN_WINO_QUAD : lanes <= 64 ? 8 : DN_WINO_TILES; }
 /* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */

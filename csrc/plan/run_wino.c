@@ -19,13 +19,19 @@ static int32_t fill_tiles(const dn_walk *w, int32_t first, int32_t end, int32_t 
     return count;
 }
 
+/* The segments, cut where a chunk of the weights ends. */
 static int32_t runs_of(const dn_walk *w, dn_run runs[], int32_t *lanes) {
+    int32_t count = 0, chunk = w->op->wino_chunk;
     *lanes = 0;
     for (int32_t s = 0; s < w->step->parts; s++) {
-        runs[s] = (dn_run){w->runs[s].lane, w->runs[s].weight * DN_PANEL, w->runs[s].lanes};
-        *lanes += w->runs[s].lanes;
+        const dn_segment_run *r = &w->runs[s];
+        for (int32_t at = 0, stop; at < r->lanes; at = stop) {
+            stop = at + chunk - (r->weight + at) % chunk < r->lanes ? at + chunk - (r->weight + at) % chunk : r->lanes;
+            runs[count++] = (dn_run){r->lane + at, (int32_t)dn_wino_place(w->op, r->weight + at), stop - at};
+        }
+        *lanes += r->lanes;
     }
-    return w->step->parts;
+    return count;
 }
 
 /* Panels [panel, panel + count) of one group over rows of tiles [begin, end). */
@@ -41,7 +47,7 @@ static void run_group(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t
                           .output = w->run->target + step->out.offset + (size_t)dn_walk_out(w, group, panel) * out_size,
                           .residual = step->has_second ? w->run->arena + step->second.offset + dn_walk_out(w, group, panel) : NULL,
                           .scratch = scratch, .runs = runs, .run_count = (size_t)run_count, .panel_stride = w->op->wino_panel_stride,
-                          .position_stride = w->op->wino_position_stride, .in_row = step->in.row, .in_step = step->in.pixel, .out_row = step->out.row, .out_step = step->out.pixel,
+                          .position_stride = (size_t)(w->op->wino_chunk * DN_PANEL), .in_row = step->in.row, .in_step = step->in.pixel, .out_row = step->out.row, .out_step = step->out.pixel,
                           .residual_row = step->second.row, .residual_step = step->second.pixel, .in_offset = in, .out_offset = out, .residual_offset = residual,
                           .side = side, .lanes = lanes, .panels = count, .last = dn_walk_last(w, group, panel, count), .epilogue = dn_walk_epilogue(w, group, panel, 0)};
     for (int32_t tile = begin * across; tile < end * across; tile += block) {

@@ -126,10 +126,10 @@ static int32_t view_code(const dn_step *step, int32_t code) {
 static int64_t wino_sum(const dn_plan *plan, const dn_plan_op *op, const dn_step *step, const dn_segment_run *runs, int32_t g, int32_t within) {
     const int16_t *base = (const int16_t *)(const void *)(plan->blob + op->wino_offset);
     const int16_t *sums = base + (size_t)g * op->wino_group_stride + (size_t)(within / PANEL) * op->wino_panel_stride +
-                          (size_t)dn_wino_sum_position(op->winograd) * op->wino_position_stride;
+                          (size_t)(dn_wino_sum_position(op->winograd) * op->wino_chunk * PANEL + within % PANEL * 2);
     int64_t sum = 0;
     for (int32_t s = 0; s < step->parts; s++)
-        for (int32_t c = runs[s].weight; c < runs[s].weight + runs[s].lanes; c++) sum += sums[c / 2 * 2 * PANEL + within % PANEL * 2 + c % 2];
+        for (int32_t c = runs[s].weight; c < runs[s].weight + runs[s].lanes; c++) sum += sums[dn_wino_place(op, c)];
     return sum / dn_wino_sum_factor(op->winograd);
 }
 
