@@ -13,7 +13,7 @@
 struct dn_engine {
     const dn_plan *plan;
     pthread_mutex_t lock;
-    uint8_t *memory; /* lanes x (arena + scratch of one thread), where lanes are the threads of a batch */
+    uint8_t *memory; /* lanes x (arenas + scratch), where lanes are the threads of a batch, and a lane's arenas the images that go through the steps together */
     size_t bytes;
 };
 
@@ -60,7 +60,16 @@ void dn_engine_free(dn_engine *engine) {
 
 size_t dn_engine_arena_bytes(const dn_engine *engine) { return engine->bytes; }
 
-static size_t lane_bytes(const dn_point *point, int32_t threads) { return dn_round_up(point->arena_bytes + 64, 64) + (size_t)threads * point->scratch_bytes; }
+enum { TOGETHER = 4, NEAR_BYTES = 1 << 19 }; /* images whose arenas fit near the core share what a step fetches: weights above all */
+
+static size_t arena_stride(const dn_point *point) { return dn_round_up(point->arena_bytes + 64, 64); }
+static size_t together(const dn_point *point, size_t images) {
+    size_t most = NEAR_BYTES / arena_stride(point);
+    if (most > TOGETHER) most = TOGETHER;
+    if (most > images) most = images;
+    return most ? most : 1;
+}
+static size_t lane_bytes(const dn_point *point, int32_t threads, size_t images) { return images * arena_stride(point) + (size_t)threads * point->scratch_bytes; }
 
 static dn_status reserve(dn_engine *engine, size_t bytes, dn_error *err) {
     if (bytes <= engine->bytes) return DN_OK;
@@ -74,7 +83,7 @@ static dn_status reserve(dn_engine *engine, size_t bytes, dn_error *err) {
 
 dn_status dn_engine_reserve(dn_engine *engine, const dn_point *point, dn_error *err) {
     pthread_mutex_lock(&engine->lock);
-    dn_status status = reserve(engine, lane_bytes(point, engine->plan->threads), err);
+    dn_status status = reserve(engine, lane_bytes(point, engine->plan->threads, 1), err);
     pthread_mutex_unlock(&engine->lock);
     return status;
 }
@@ -83,24 +92,40 @@ dn_status dn_engine_reserve(dn_engine *engine, const dn_point *point, dn_error *
 
 typedef struct batch {
     dn_run_context run; /* of image 0 in lane 0 */
-    size_t image_bytes, outputs, lane;
+    size_t images, image_bytes, outputs, lane, group; /* group: images that go through the steps together */
     int64_t *profile_ns;
 } batch;
 
-static void run_image(const batch *b, size_t image, int lane) {
+static size_t groups_of(const batch *b) { return (b->images + b->group - 1) / b->group; }
+
+/* Steps [begin, end) of image i of the group that starts at image `first`. */
+static void run_steps(const batch *b, size_t first, size_t i, int lane, int32_t begin, int32_t end) {
+    const size_t stride = arena_stride(b->run.point);
     dn_run_context run = b->run;
-    run.arena = run.target = b->run.arena + (size_t)lane * b->lane;
-    run.scratch = run.arena + dn_round_up(run.point->arena_bytes + 64, 64);
-    run.input = (const uint8_t *)b->run.input + image * b->image_bytes;
-    run.output = b->run.output + image * b->outputs;
-    for (int32_t k = 0; k < run.point->step_count; k++) {
+    run.arena = run.target = b->run.arena + (size_t)lane * b->lane + i * stride;
+    run.scratch = b->run.arena + (size_t)lane * b->lane + b->group * stride;
+    run.input = (const uint8_t *)b->run.input + (first + i) * b->image_bytes;
+    run.output = b->run.output + (first + i) * b->outputs;
+    for (int32_t k = begin; k < end; k++) {
         int64_t start = b->profile_ns ? dn_clock_ns() : 0;
         dn_run_step(&run, &run.point->steps[k]);
         if (b->profile_ns) b->profile_ns[k] += dn_clock_ns() - start;
     }
 }
 
-static void run_batch_item(void *context, size_t item, int worker) { run_image(context, item, worker); }
+/* Steps whose weights are more than the maps they work on run for one image of a group after the other, and fetch the weights once. Where maps are more, an image goes through
+ * all steps up to the next of those, and its maps stay near. */
+static void run_group(const batch *b, size_t number, int lane) {
+    const dn_step *steps = b->run.point->steps;
+    const size_t first = number * b->group, count = b->images - first < b->group ? b->images - first : b->group;
+    for (int32_t begin = 0, end; begin < b->run.point->step_count; begin = end) {
+        end = begin + 1;
+        while (!steps[begin].heavy && end < b->run.point->step_count && !steps[end].heavy) end++;
+        for (size_t i = 0; i < count; i++) run_steps(b, first, i, lane, begin, end);
+    }
+}
+
+static void run_batch_item(void *context, size_t item, int worker) { run_group(context, item, worker); }
 
 static dn_status check_run(const dn_engine *engine, const dn_point *point, dn_dtype dtype, int32_t threads, dn_error *err) {
     if (point->plan != engine->plan) return dn_fail(err, DN_EINVAL, "the point belongs to another plan");
@@ -121,19 +146,21 @@ static void describe_batch(batch *b, const dn_engine *engine, const dn_point *po
 static dn_status run_batch(dn_engine *engine, batch *b, size_t n, const dn_poll *poll, dn_error *err) {
     int32_t threads = b->run.threads;
     bool spread = threads > 1 && n >= 2 * (size_t)threads && !b->profile_ns;
-    b->lane = lane_bytes(b->run.point, engine->plan->threads);
+    b->images = n;
+    b->group = together(b->run.point, spread ? n / (size_t)threads : n);
+    b->lane = lane_bytes(b->run.point, engine->plan->threads, b->group);
     DN_TRY(reserve(engine, spread ? b->lane * (size_t)threads : b->lane, err));
     b->run.arena = engine->memory;
     if (spread) {
         b->run.threads = 1;
-        dn_status status = dn_pool_run(threads, n, run_batch_item, b, poll);
+        dn_status status = dn_pool_run(threads, groups_of(b), run_batch_item, b, poll);
         return status == DN_OK ? DN_OK : dn_fail(err, status, "interrupted");
     }
     int64_t next_poll = dn_clock_ns() + 5000000;
-    for (size_t i = 0; i < n; i++) {
-        run_image(b, i, 0);
-        if (!poll || i + 1 == n || dn_clock_ns() < next_poll) continue;
-        if (poll->ask(poll->context)) return dn_fail(err, DN_EINTERRUPTED, "interrupted after %zu of %zu images", i + 1, n);
+    for (size_t i = 0; i < groups_of(b); i++) {
+        run_group(b, i, 0);
+        if (!poll || i + 1 == groups_of(b) || dn_clock_ns() < next_poll) continue;
+        if (poll->ask(poll->context)) return dn_fail(err, DN_EINTERRUPTED, "interrupted after %zu of %zu images", (i + 1) * b->group, n);
         next_poll = dn_clock_ns() + 5000000;
     }
     return DN_OK;
@@ -206,7 +233,7 @@ dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const v
     batch b;
     describe_batch(&b, engine, point, input, dtype, NULL, 1);
     pthread_mutex_lock(&engine->lock);
-    dn_status status = reserve(engine, lane_bytes(point, engine->plan->threads), err);
+    dn_status status = reserve(engine, lane_bytes(point, engine->plan->threads, 1), err);
     for (size_t i = 0; status == DN_OK && i < n; i++) {
         dn_run_context run = b.run;
         run.arena = run.target = engine->memory;

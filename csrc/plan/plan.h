@@ -93,6 +93,7 @@ typedef struct dn_step {
     int32_t parts;             /* segment runs (convolutions), inputs (concat) */
     int8_t view_add, view_mask;
     int8_t bits;
+    bool heavy;                /* its weights take more bytes than its maps */
     int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
     int8_t winograd;           /* as in its op, 0: computed directly */
     size_t wide_weights, wide_rows; /* bf16: where in a thread's scratch widened weights and rows of the input stand */

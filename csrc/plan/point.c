@@ -101,6 +101,16 @@ static int64_t step_macs(const dn_binding *b, const dn_plan_op *op) {
 }
 
 /* Maps and bits of every step: what its tables and its run depend on. */
+/* Weights that the step reads against what it reads and writes of one image. */
+static bool is_heavy(const dn_binding *b, const dn_plan_op *op, const dn_step *step) {
+    const dn_map *maps[] = {&step->in, &step->out, &step->second};
+    size_t bytes = 0, pixels = (size_t)(step->out.height * step->out.width);
+    if (op->kind != DN_DO_CONV || pixels == 0) return false;
+    for (int32_t i = 0; i < (step->has_second ? 3 : 2); i++) bytes += (size_t)(maps[i]->height * maps[i]->width * maps[i]->pixel) * (size_t)maps[i]->size;
+    size_t weights = (size_t)step->macs / pixels;
+    return (step->winograd ? weights * (size_t)dn_wino_positions(step->winograd) * sizeof(int16_t) / 9 : weights * dn_weight_size(b->plan, op)) > bytes;
+}
+
 static void describe_steps(dn_binding *b) {
     for (int32_t k = 0; k < b->point->step_count; k++) {
         dn_step *step = &b->point->steps[k];
@@ -115,6 +125,7 @@ static void describe_steps(dn_binding *b) {
         step->view_add = step->bits == 8 ? 0 : (int8_t)(1 << (7 - step->bits));
         step->view_mask = (int8_t)(0xff << (8 - step->bits));
         step->winograd = step->bits == 8 ? (int8_t)op->winograd : 0;
+        step->heavy = is_heavy(b, op, step);
         if (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE) {
             step->parts = op->group_in ? 1 : b->plan->graph->nodes[b->root[dn_op_input(b->plan, op)]].segment_count;
             if (op->kind == DN_DO_CONV) dn_conv_choose(b, step);
