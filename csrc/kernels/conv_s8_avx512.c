@@ -2,7 +2,7 @@
  *
  * A tile is mr pixels by nr panels; a step loads nr weight vectors and broadcasts 4 channels of each pixel. Loads keep up with products while
  * mr + nr <= mr * nr, which 16 x 1 misses: it is for layers of 16 outputs only, where the constant forms save what can be saved around it. vpdpbusd is written in assembly because gcc 12 otherwise
- * inserts two register copies per product (its partial redundancy elimination splits the accumulators' live ranges). */
+ * inserts two register copies per product (its partial redundancy elimination splits the accumulators' live ranges). tests/test_disassembly.py looks at what comes out. */
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
@@ -13,17 +13,37 @@
 #define INLINE static inline __attribute__((always_inline, target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define UNROLL _Pragma("GCC unroll 32")
 
-enum { MAX_MR = 16, MAX_NR = 4 };
+enum {
+    MAX_MR = 16,
+    MAX_NR = 4,
+    MAX_KEPT = 8,   /* pixels whose places stay in general registers; those of the others are read again at every step */
+    MAX_VIEWED = 24 /* sums beside which weights, activations and the bit view's constants fit into 32 registers */
+};
 
-INLINE __m512i dot4(__m512i acc, __m512i activations, __m512i weights) {
-    __asm__("vpdpbusd %2,%1,%0" : "+v"(acc) : "v"(activations), "v"(weights));
-    return acc;
+/* c[j] += 4 channels at p times b[j], for nr panels, in one statement: where every product has its own, gcc 12 copies accumulators at the ends of the loop, or runs out of
+ * registers. */
+INLINE void dots(__m512i *c, const uint8_t *p, const __m512i *b, int nr) {
+    __m512i a;
+    const uint8_t(*four)[4] = (const uint8_t(*)[4])p; /* all that the statement reads */
+    if (nr == 1)
+        __asm__("vpbroadcastd %2,%1\n\tvpdpbusd %3,%1,%0" : "+v"(c[0]), "=&v"(a) : "m"(*four), "v"(b[0]));
+    else if (nr == 2)
+        __asm__("vpbroadcastd %3,%2\n\tvpdpbusd %4,%2,%0\n\tvpdpbusd %5,%2,%1" : "+&v"(c[0]), "+&v"(c[1]), "=&v"(a) : "m"(*four), "v"(b[0]), "v"(b[1]));
+    else if (nr == 3)
+        __asm__("vpbroadcastd %4,%3\n\tvpdpbusd %5,%3,%0\n\tvpdpbusd %6,%3,%1\n\tvpdpbusd %7,%3,%2"
+                : "+&v"(c[0]), "+&v"(c[1]), "+&v"(c[2]), "=&v"(a)
+                : "m"(*four), "v"(b[0]), "v"(b[1]), "v"(b[2]));
+    else
+        __asm__("vpbroadcastd %5,%4\n\tvpdpbusd %6,%4,%0\n\tvpdpbusd %7,%4,%1\n\tvpdpbusd %8,%4,%2\n\tvpdpbusd %9,%4,%3"
+                : "+&v"(c[0]), "+&v"(c[1]), "+&v"(c[2]), "+&v"(c[3]), "=&v"(a)
+                : "m"(*four), "v"(b[0]), "v"(b[1]), "v"(b[2]), "v"(b[3]));
 }
 
-INLINE __m512i broadcast4(const uint8_t *p) {
-    int32_t four;
-    memcpy(&four, p, 4);
-    return _mm512_set1_epi32(four);
+/* Weights through the bit view, where no two registers are left for its constants. */
+INLINE __m512i through_view(__m512i weights, const dn_conv_s8_job *job) {
+    __m512i spread;
+    __asm__("vpbroadcastb %2,%1\n\tvpaddsb %1,%0,%0\n\tvpbroadcastb %3,%1\n\tvpandd %1,%0,%0" : "+v"(weights), "=&v"(spread) : "m"(job->view_add), "m"(job->view_mask));
+    return weights;
 }
 
 /* The rarer endings, through memory so that they are not repeated in every variant. */
@@ -91,29 +111,39 @@ INLINE void tile(const dn_conv_s8_job *job, int mr, int nr, int steps, int form,
         __asm__("" : "+v"(c[i][j])); /* a register of its own from the start, or gcc shares one zero and copies it in the loop */
     }
     const __m512i view_add = _mm512_set1_epi8(view ? job->view_add : 0), view_mask = _mm512_set1_epi8(view ? job->view_mask : 0);
-    const size_t panel = job->panel_stride;
+    ptrdiff_t panel = (ptrdiff_t)job->panel_stride, panel3 = 3 * panel;
     const ptrdiff_t step = in_step ? in_step : job->in_step;
     ptrdiff_t step3 = 3 * step, step5 = 5 * step, step7 = 7 * step;
     if (form == DN_FORM_ROW && !in_step) __asm__("" : "+r"(step3), "+r"(step5), "+r"(step7)); /* else they are recomputed in the loop */
-    const uint8_t *pixel[MAX_MR];
-    if (form == DN_FORM_POINTER) UNROLL for (int i = 0; i < mr; i++) pixel[i] = job->input + job->in_offset[i];
+    const int8_t *const weights = job->weights;
+    const uint8_t *const input = job->input;
+    const int tight = mr > 1; /* the two are added from memory, because their registers are wanted */
+    const int32_t *offset = job->in_offset;
+    ptrdiff_t kept[MAX_KEPT];
+    if (form == DN_FORM_POINTER) UNROLL for (int i = 0; i < mr && i < MAX_KEPT; i++) kept[i] = offset[i];
     for (const dn_tap *t = job->taps, *end = t + job->tap_count; t != end; t++) {
-        const int8_t *w = job->weights + t->weight;
-        UNROLL for (int k = 0; k < steps; k++) {
+        const int8_t *w = weights + t->weight;
+        const uint8_t *row = input + t->input;
+        if (tight) {
+            __asm__("add %1,%0" : "=r"(w) : "m"(weights), "0"((ptrdiff_t)t->weight));
+            __asm__("add %1,%0" : "=r"(row) : "m"(input), "0"((ptrdiff_t)t->input));
+        }
+        const uint8_t *row8 = row + 8 * step;
+        UNROLL for (int k = 0; k < steps; k++, row += 4, row8 += 4) {
             __m512i b[MAX_NR];
+            /* Opaque at every step: gcc would keep the address of every vector and pixel of every step, in vector registers when there are no others. */
+            if (nr > 1) __asm__("" : "+r"(panel));
+            if (nr > 3) __asm__("" : "+r"(panel3));
+            if (!in_step) __asm__("" : "+r"(row));
+            if (form == DN_FORM_ROW && !in_step && mr > 8) __asm__("" : "+r"(row8));
+            if (form == DN_FORM_POINTER && mr > MAX_KEPT) __asm__("" : "+r"(offset));
             UNROLL for (int j = 0; j < nr; j++) {
-                b[j] = _mm512_loadu_si512(w + (size_t)j * panel + 64 * k);
-                if (view) b[j] = _mm512_and_si512(_mm512_adds_epi8(b[j], view_add), view_mask);
+                b[j] = _mm512_loadu_si512(w + (j == 3 ? panel3 : j * panel) + 64 * k);
+                if (view) b[j] = mr * nr > MAX_VIEWED ? through_view(b[j], job) : _mm512_and_si512(_mm512_adds_epi8(b[j], view_add), view_mask);
             }
-            /* Opaque in every step: the compiler would keep each pixel's address across steps and spill. */
-            ptrdiff_t at = t->input + 4 * k;
-            if (!in_step) __asm__("" : "+r"(at));
-            const uint8_t *row = job->input + at, *row8 = row + 8 * step;
-            if (mr > 8 && form == DN_FORM_ROW && !in_step) __asm__("" : "+r"(row), "+r"(row8));
             UNROLL for (int i = 0; i < mr; i++) {
-                const uint8_t *p = form == DN_FORM_POINTER ? pixel[i] + at : in_step ? row + i * in_step : (i < 8 ? row : row8) + row_offset(i & 7, step, step3, step5, step7);
-                const __m512i a = broadcast4(p);
-                UNROLL for (int j = 0; j < nr; j++) c[i][j] = dot4(c[i][j], a, b[j]);
+                const ptrdiff_t from_row = form == DN_FORM_POINTER ? (i < MAX_KEPT ? kept[i] : offset[i]) : in_step ? i * in_step : row_offset(i & 7, step, step3, step5, step7);
+                dots(c[i], (form == DN_FORM_POINTER || in_step || i < 8 ? row : row8) + from_row, b, nr);
             }
         }
     }

@@ -9,9 +9,9 @@
 
 enum { MAX_MR = 6 };
 
-AVX2_INLINE __m256i dot4(__m256i acc, __m256i activations, __m256i weights) {
-    __asm__("%{vex%} vpdpbusd %2,%1,%0" : "+x"(acc) : "x"(activations), "x"(weights));
-    return acc;
+/* Both products of a pixel in one statement, or gcc 12 copies an accumulator there and back at the ends of the loop. */
+AVX2_INLINE void dots(__m256i c[2], __m256i a, __m256i b0, __m256i b1) {
+    __asm__("%{vex%} vpdpbusd %3,%2,%0\n\t%{vex%} vpdpbusd %4,%2,%1" : "+&x"(c[0]), "+&x"(c[1]) : "x"(a), "x"(b0), "x"(b1));
 }
 
 AVX2_INLINE __m256i broadcast4(const uint8_t *p) {
@@ -20,14 +20,15 @@ AVX2_INLINE __m256i broadcast4(const uint8_t *p) {
     return _mm256_set1_epi32(four);
 }
 
-AVX2_INLINE __m256i load_weights(const int8_t *p, int view, __m256i view_add, __m256i view_mask) {
-    __m256i w = _mm256_loadu_si256((const __m256i *)p);
-    return view ? _mm256_and_si256(_mm256_adds_epi8(w, view_add), view_mask) : w;
+/* Through the bit view if asked: spread when it is needed, since the tile of 6 pixels leaves one register. */
+AVX2_INLINE __m256i load_weights(const int8_t *p, const dn_conv_s8_job *job, int view) {
+    __m256i w = _mm256_loadu_si256((const __m256i *)p), spread;
+    if (view) __asm__("vpbroadcastb %2,%1\n\tvpaddsb %1,%0,%0\n\tvpbroadcastb %3,%1\n\tvpand %1,%0,%0" : "+x"(w), "=&x"(spread) : "m"(job->view_add), "m"(job->view_mask));
+    return w;
 }
 
 /* mr pixels by the panel at `weights`; mr, steps and view are constants. */
 AVX2_INLINE void tile(const dn_conv_s8_job *job, const int8_t *weights, const uint8_t *const *pixel, __m256i (*acc)[2], int mr, int steps, int view) {
-    const __m256i view_add = _mm256_set1_epi8(view ? job->view_add : 0), view_mask = _mm256_set1_epi8(view ? job->view_mask : 0);
     const uint8_t *p[MAX_MR];
     __m256i c[MAX_MR][2];
     UNROLL for (int i = 0; i < mr; i++) {
@@ -37,11 +38,10 @@ AVX2_INLINE void tile(const dn_conv_s8_job *job, const int8_t *weights, const ui
     for (const dn_tap *t = job->taps, *end = t + job->tap_count; t != end; t++) {
         const int8_t *w = weights + t->weight;
         UNROLL for (int k = 0; k < steps; k++) {
-            const __m256i b0 = load_weights(w + 64 * k, view, view_add, view_mask), b1 = load_weights(w + 64 * k + 32, view, view_add, view_mask);
+            const __m256i b0 = load_weights(w + 64 * k, job, view), b1 = load_weights(w + 64 * k + 32, job, view);
             UNROLL for (int i = 0; i < mr; i++) {
                 const __m256i a = broadcast4(p[i] + t->input + 4 * k);
-                c[i][0] = dot4(c[i][0], a, b0);
-                c[i][1] = dot4(c[i][1], a, b1);
+                dots(c[i], a, b0, b1);
             }
         }
     }
