@@ -42,11 +42,14 @@ AVX2_INLINE __m256i broadcast4(const int16_t *p) {
     return v;
 }
 
-/* An add the compiler cannot reassociate: left alone, gcc sums products over unrolled steps first and spills. */
-AVX2_INLINE __m256i add(__m256i acc, __m256i product) {
-    __asm__("vpaddd %1,%0,%0" : "+x"(acc) : "x"(product));
-    return acc;
+/* c += a * b of two groups, which the compiler can neither reassociate nor pull apart: left alone, gcc sums products over unrolled steps first and spills. */
+AVX2_INLINE void multiply_add(__m256i c[2], __m256i a, __m256i b0, __m256i b1) {
+    __m256i product;
+    __asm__("vpmaddwd %4,%3,%2\n\tvpaddd %2,%0,%0\n\tvpmaddwd %5,%3,%2\n\tvpaddd %2,%1,%1" : "+&x"(c[0]), "+&x"(c[1]), "=&x"(product) : "x"(a), "x"(b0), "x"(b1));
 }
+
+/* Nothing, at the end of a loop, for every sum: without it gcc 12 lets some of them change registers within the loop, and copies them back. */
+AVX2_INLINE void settle(__m256i *sum) { __asm__("" : "+x"(*sum)); }
 
 /* Pair sums of outputs 0-3 and 4-7 -> sums in pair order. */
 AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
@@ -71,9 +74,10 @@ AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
                         UNROLL for (int g = 0; g < groups; g++) b[g] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 64 * k + 16 * g)));                            \
                         UNROLL for (int i = 0; i < pixels; i++) {                                                                                               \
                             __m256i v = broadcast4(a + i * (pitch) + 4 * k);                                                                                    \
-                            UNROLL for (int g = 0; g < groups; g++) c[i][g] = add(c[i][g], _mm256_madd_epi16(v, b[g]));                                         \
+                            UNROLL for (int g = 0; g < groups; g += 2) multiply_add(&c[i][g], v, b[g], b[g + 1]);                                               \
                         }                                                                                                                                       \
                     }                                                                                                                                           \
+                    UNROLL for (int i = 0; i < pixels; i++) UNROLL for (int g = 0; g < groups; g++) settle(&c[i][g]);                                               \
                 }                                                                                                                                               \
                 UNROLL for (int i = 0; i < pixels; i++) UNROLL for (int g = 0; g < groups; g += 2) {                                                           \
                     __m256i sum = merge(c[i][g], c[i][g + 1]), *to = &acc[base + i][(first + g) / 2];                                                           \
