@@ -128,6 +128,10 @@ VEC_INLINE void tile(const dn_conv_f32_job *job, const int mr, const int vectors
                 step(acc, x, k, w, u, mr, vectors);
                 vec_fence();
             }
+#pragma GCC unroll 16
+            for (int i = 0; i < mr; i++)
+#pragma GCC unroll 8
+                for (int j = 0; j < vectors; j++) vec_settle(&acc[i][j]);
 #pragma GCC unroll 4
             for (int p = 0; p < nr; p++) w[p] += 64;
         }

@@ -30,6 +30,7 @@ VEC_INLINE vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 VEC_INLINE void vec_sum(vec *sum, vec a, vec b) { __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b)); }
 /* The same with one float for all lanes of a. */
 VEC_INLINE void vec_sum_spread(vec *sum, const float *x, vec b) { vec_sum(sum, vec_spread(x), b); }
+VEC_INLINE void vec_settle(vec *sum) { (void)sum; } /* see vec_avx512.h; here it would cause what it prevents there */
 VEC_INLINE void vec_fence(void) {} /* see vec_neon.h */
 /* a > b ? a : b and a < b ? a : b, so b where either is NaN. */
 VEC_INLINE vec vec_max(vec a, vec b) { return _mm256_max_ps(a, b); }

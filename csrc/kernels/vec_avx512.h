@@ -30,6 +30,8 @@ VEC_INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 VEC_INLINE void vec_sum(vec *sum, vec a, vec b) { __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b)); }
 /* The same with one float for all lanes of a. */
 VEC_INLINE void vec_sum_spread(vec *sum, const float *x, vec b) { __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(*sum) : "v"(b), "m"(*x)); }
+/* Nothing, at the end of an unrolled loop, for every sum: without it gcc 12 lets some of them change registers within the loop, and copies them back. */
+VEC_INLINE void vec_settle(vec *sum) { __asm__("" : "+v"(*sum)); }
 VEC_INLINE void vec_fence(void) {} /* see vec_neon.h */
 /* a > b ? a : b and a < b ? a : b, so b where either is NaN. */
 VEC_INLINE vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }

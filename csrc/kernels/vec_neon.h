@@ -42,6 +42,7 @@ VEC_INLINE vec vec_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
 VEC_INLINE void vec_sum(vec *sum, vec a, vec b) { *sum = vfmaq_f32(*sum, a, b); }
 /* The same with one float for all lanes of a. */
 VEC_INLINE void vec_sum_spread(vec *sum, const float *x, vec b) { vec_sum(sum, vec_spread(x), b); }
+VEC_INLINE void vec_settle(vec *sum) { (void)sum; } /* see vec_avx512.h */
 /* No load moves up past it: gcc 12 fetches what the next step of an unrolled loop needs so early that the sums no longer fit into the registers. */
 VEC_INLINE void vec_fence(void) { __asm__ volatile("" : : : "memory"); }
 /* a > b ? a : b and a < b ? a : b, so b where either is NaN. fmax and fmin would give a NaN there and order the zeros. */
