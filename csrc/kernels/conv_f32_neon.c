@@ -22,5 +22,5 @@ TILE_ROW(1, 1)
 
 static const dn_conv_f32_variant variants[] = {VARIANT_BOTH(6, 1), VARIANT_BOTH(4, 1), VARIANT_ROW(1, 2), VARIANT_ROW(1, 1)};
 
-const dn_conv_f32 dn_conv_f32_neon = {"neon", variants, sizeof variants / sizeof *variants};
+const dn_conv_f32 dn_conv_f32_neon = {.isa = "neon", .variants = variants, .variant_count = sizeof variants / sizeof *variants};
 #endif
