@@ -178,6 +178,13 @@ size_t dn_engine_arena_bytes(const dn_engine *engine);
  * threads. profile_ns (may be NULL): [dn_point_steps] nanoseconds added per step. */
 dn_status dn_engine_run(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, int64_t *profile_ns,
                         const dn_poll *poll, dn_error *err);
+/* The same output, bit for bit, from the engine's last run or extension of the same images: only the channel groups that this point has and that one had not are computed. Both points must
+ * have the same blocks, bits and tables for the groups they share. DN_EUNSUPPORTED names the layer that mixes groups; DN_EINVAL: nothing or something else was run; DN_EPOINT: the points do
+ * not fit. After any failure the last run can still be extended. A network whose groups meet nowhere keeps, with every run below full width, the images and the output: dn_engine_kept_bytes. */
+dn_status dn_engine_extend(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, const dn_poll *poll, dn_error *err);
+size_t dn_engine_kept_bytes(const dn_engine *engine);
+/* Multiply-accumulates per image of the last run or extension: what was computed, not what the point has. */
+int64_t dn_engine_macs(const dn_engine *engine);
 /* Height, width and active channels of a node's tensor at a point: DN_EINVAL if fusion leaves it without memory. */
 dn_status dn_point_shape(const dn_point *point, int32_t node, int32_t shape[3], dn_error *err);
 /* Runs n images and copies the values of one node's tensor, dequantised, as float32 [n][shape]. */

@@ -40,9 +40,9 @@ Where the specification leaves an order of operations or a case open, this file 
 11. A concat copies an input whose scale and zero point (after following shared scales and dropped blocks) equal its
     own and requantises the others.
 12. A dropped block's output is its input, scale and zero point included; what shares a scale with it follows.
-13. Channel groups: the last linear layer does ``v = fma(acc_0, s_0, b)``, then ``v = fma(acc_g, s_g, v)`` for the
-    active groups in order; ``b`` holds the compensation of all active groups. Fixed spaces (the image, the outputs)
-    have group 0 only.
+13. Channel groups: the last linear layer does ``v = fma(acc_0, s_0, b)``, then ``v = fma(acc_g, s_g, v + b_g)`` for
+    the active groups in order. ``b`` holds the compensation of group 0 alone and ``b_g`` that of group g, so that a
+    prefix of the groups has the same sums whichever follow. Fixed spaces (the image, the outputs) have group 0 only.
 14. Input: float32 ``fma(x, 1/s, 128)``, clamped and rounded to nearest even; bytes go through ``input_table`` first.
 15. batch-norm statistics are those of the convolution's real output (exact integer accumulator times scales plus
     bias), in float64, biased variance.
@@ -727,12 +727,13 @@ class _Int8:
 
         if tail == net.float_tail and activation is None:
             s = [step * factor for step in steps]
-            b = offset - sum(zero * c * each for c, each in zip(codes, s, strict=True))
+            shifts = [-zero * c * each for c, each in zip(codes, s, strict=True)]
+            shifts[0] = shifts[0] + offset
             if residual is not None:
-                b = b - zero_res * s_res
-            v = np.broadcast_to(b.astype(F32), sums[0].shape)
-            for a, each in zip(sums, s, strict=True):
-                v = fma32(a.astype(np.int64).astype(F32), each.astype(F32), v)
+                shifts[0] = shifts[0] - zero_res * s_res
+            v = np.zeros(sums[0].shape, F32)
+            for a, b, each in zip(sums, shifts, s, strict=True):
+                v = fma32(a.astype(np.int64).astype(F32), each.astype(F32), v + b.astype(F32))
             if residual is not None:
                 v = fma32(residual.astype(F32), s_res.astype(F32), v)
             self.logits = v

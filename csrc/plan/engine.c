@@ -13,6 +13,8 @@
 struct dn_engine {
     const dn_plan *plan;
     pthread_mutex_t lock;
+    dn_kept kept;
+    int64_t macs;    /* per image, of the last run */
     uint8_t *memory; /* lanes x (arenas + scratch), where lanes are the threads of a batch, and a lane's arenas the images that go through the steps together */
     size_t bytes;
 };
@@ -54,11 +56,16 @@ dn_status dn_engine_new(dn_engine **out, const dn_plan *plan, dn_error *err) {
 void dn_engine_free(dn_engine *engine) {
     if (!engine) return;
     pthread_mutex_destroy(&engine->lock);
+    dn_kept_free(&engine->kept);
     dn_free(engine->memory);
     dn_free(engine);
 }
 
 size_t dn_engine_arena_bytes(const dn_engine *engine) { return engine->bytes; }
+
+size_t dn_engine_kept_bytes(const dn_engine *engine) { return dn_kept_bytes(&engine->kept); }
+
+int64_t dn_engine_macs(const dn_engine *engine) { return engine->macs; }
 
 enum { TOGETHER = 4, NEAR_BYTES = 1 << 19 }; /* images whose arenas fit near the core share what a step fetches: weights above all */
 
@@ -96,6 +103,13 @@ typedef struct batch {
     int64_t *profile_ns;
 } batch;
 
+/* What a step multiplies in this run: of grouped layers, and of the one that adds them up, only the groups that are not done. */
+static int64_t macs_of(const dn_run_context *run, const dn_step *step) {
+    const dn_plan_op *op = &run->plan->ops[step->op];
+    int32_t groups = run->point->groups;
+    return op->grouped || op->partial ? step->macs / groups * (groups - run->done) : step->macs;
+}
+
 static size_t groups_of(const batch *b) { return (b->images + b->group - 1) / b->group; }
 
 /* Steps [begin, end) of image i of the group that starts at image `first`. */
@@ -106,6 +120,7 @@ static void run_steps(const batch *b, size_t first, size_t i, int lane, int32_t 
     run.scratch = b->run.arena + (size_t)lane * b->lane + b->group * stride;
     run.input = (const uint8_t *)b->run.input + (first + i) * b->image_bytes;
     run.output = b->run.output + (first + i) * b->outputs;
+    if (run.done) run.kept = b->run.kept + (first + i) * b->outputs;
     for (int32_t k = begin; k < end; k++) {
         int64_t start = b->profile_ns ? dn_clock_ns() : 0;
         dn_run_step(&run, &run.point->steps[k]);
@@ -166,18 +181,60 @@ static dn_status run_batch(dn_engine *engine, batch *b, size_t n, const dn_poll 
     return DN_OK;
 }
 
-dn_status dn_engine_run(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, int64_t *profile_ns, const dn_poll *poll,
-                        dn_error *err) {
-    DN_TRY(check_run(engine, point, dtype, threads, err));
+static void count_macs(dn_engine *engine, const dn_run_context *run) {
+    engine->macs = 0;
+    for (int32_t k = 0; k < run->point->step_count; k++) engine->macs += macs_of(run, &run->point->steps[k]);
+}
+
+/* A whole run, which is kept where it can be extended. */
+static dn_status run_whole(dn_engine *engine, batch *b, const dn_images *images, const dn_poll *poll, dn_error *err) {
+    const dn_point *point = b->run.point;
+    size_t output_bytes = images->n * b->outputs * sizeof(float);
+    bool keeps = engine->plan->mixes < 0;
+    if (keeps) DN_TRY(dn_kept_reserve(&engine->kept, point, images->bytes, output_bytes, err));
+    DN_TRY(run_batch(engine, b, images->n, poll, err));
+    if (keeps) dn_kept_store(&engine->kept, point, images, b->run.output, output_bytes);
+    count_macs(engine, &b->run);
+    return DN_OK;
+}
+
+/* What is kept stays until the run has succeeded. */
+static dn_status run_added(dn_engine *engine, batch *b, const dn_images *images, const dn_poll *poll, dn_error *err) {
+    DN_TRY(dn_kept_check(&engine->kept, b->run.point, images, err));
+    b->run.done = engine->kept.point->groups;
+    b->run.kept = engine->kept.output;
+    DN_TRY(run_batch(engine, b, images->n, poll, err));
+    dn_kept_store(&engine->kept, b->run.point, &engine->kept.images, b->run.output, images->n * b->outputs * sizeof(float));
+    count_macs(engine, &b->run);
+    return DN_OK;
+}
+
+typedef dn_status run_kind(dn_engine *engine, batch *b, const dn_images *images, const dn_poll *poll, dn_error *err);
+
+static dn_status run(run_kind *kind, dn_engine *engine, batch *b, size_t n, const dn_poll *poll, dn_error *err) {
+    const dn_images images = {.data = b->run.input, .dtype = b->run.dtype, .n = n, .bytes = n * b->image_bytes};
     dn_fpenv saved = dn_fpenv_enter();
-    batch b;
-    describe_batch(&b, engine, point, input, dtype, output, threads);
-    b.profile_ns = profile_ns;
     pthread_mutex_lock(&engine->lock);
-    dn_status status = run_batch(engine, &b, n, poll, err);
+    dn_status status = kind(engine, b, &images, poll, err);
     pthread_mutex_unlock(&engine->lock);
     dn_fpenv_leave(saved);
     return status;
+}
+
+dn_status dn_engine_run(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, int64_t *profile_ns, const dn_poll *poll,
+                        dn_error *err) {
+    DN_TRY(check_run(engine, point, dtype, threads, err));
+    batch b;
+    describe_batch(&b, engine, point, input, dtype, output, threads);
+    b.profile_ns = profile_ns;
+    return run(run_whole, engine, &b, n, poll, err);
+}
+
+dn_status dn_engine_extend(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, const dn_poll *poll, dn_error *err) {
+    DN_TRY(check_run(engine, point, dtype, threads, err));
+    batch b;
+    describe_batch(&b, engine, point, input, dtype, output, threads);
+    return run(run_added, engine, &b, n, poll, err);
 }
 
 /* ---- looking inside ---- */

@@ -11,6 +11,7 @@ static dn_status make(dn_plan *plan, const dn_params *params, const float *input
     DN_TRY(dn_plan_lower(plan, params, err));
     if (plan->bf16 && plan->has_int8) return dn_fail(err, DN_EINVAL, "bf16 is for float networks; this one has int8 layers");
     DN_TRY(dn_plan_pack(plan, params, err));
+    dn_plan_find_groups(plan);
     if (!input_table) return DN_OK;
     size_t entries = 256 * (size_t)plan->graph->nodes[0].channels;
     DN_TRY(DN_NEW(&plan->input_table, entries, err));

@@ -5,7 +5,10 @@
 #ifndef DN_PLAN_PLAN_H
 #define DN_PLAN_PLAN_H
 
+#include <stdatomic.h>
+
 #include "base/bf16.h"
+#include "base/size.h"
 #include "graph/graph.h"
 #include "kernels/kernels.h"
 
@@ -39,6 +42,7 @@ typedef struct dn_plan_op {
     int32_t group_out;      /* output channels per pack group */
     int32_t group_in;       /* input channels each pack group reads, 0: all */
     bool partial;           /* dense layer on a grouped network: one accumulation per input group */
+    bool grouped;           /* channel group g of the output comes from group g of the inputs, or from what all groups share */
     size_t weight_offset;   /* bytes in the blob */
     size_t group_stride, panel_stride, tap_stride; /* bytes */
     /* The same weights for wino_s8, which then computes every step that sees all bits; `direct` says whether those above are there too. */
@@ -59,6 +63,7 @@ struct dn_plan {
     bool has_int8;
     bool bf16;         /* no int8; the float slots of `kernels` hold the bf16 records */
     int32_t real;      /* bf16: the tensor whose values stay float32, or -1 */
+    int32_t mixes;     /* the first node through which channel groups meet before their sum, -1: none, so that a run can be extended group by group */
     uint8_t *blob;     /* packed weights */
     size_t blob_bytes;
     float *params;     /* what binding needs of the parameters: gamma, beta, biases, weight scales */
@@ -96,6 +101,7 @@ typedef struct dn_step {
     bool heavy;                /* its weights take more bytes than its maps */
     int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
     int8_t winograd;           /* as in its op, 0: computed directly */
+    bool pass_bias;            /* partial sums: every group's compensation is added before its sum */
     size_t wide_weights, wide_rows; /* bf16: where in a thread's scratch widened weights and rows of the input stand */
     int32_t wide_height, wide_block;  /* rows there is room for, 0: nothing is widened; output rows that all blocks of panels compute before the next, 0: all */
     int64_t macs;
@@ -129,6 +135,8 @@ typedef struct dn_segment_run {
 
 struct dn_point {
     const dn_plan *plan;
+    atomic_int holders; /* its owner, and engines that keep what they ran at it */
+    int32_t groups;     /* active channel groups */
     dn_step *steps;
     int32_t step_count;
     uint8_t *tables;
@@ -137,11 +145,14 @@ struct dn_point {
     dn_map *maps; /* [2 * nodes] where each value stands; pixel == 0: it has no memory at this point */
 };
 
-/* ---- lower.c, pack.c ---- */
+/* ---- lower.c, pack.c, groups.c ---- */
 dn_status dn_plan_lower(dn_plan *plan, const dn_params *params, dn_error *err);
 dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err);
+void dn_plan_find_groups(dn_plan *plan); /* groups.c: `grouped` of every operation, and `mixes` */
 
 /* ---- point.c and its parts ---- */
+/* One more holder; dn_point_free takes one away. */
+dn_point *dn_point_hold(const dn_point *point);
 /* Everything needed while a point is bound. */
 typedef struct dn_binding {
     const dn_plan *plan;
@@ -182,6 +193,8 @@ typedef struct dn_run_context {
     dn_dtype dtype;
     float *output;
     int32_t threads;
+    int32_t done;      /* leading channel groups that an earlier run computed, */
+    const float *kept; /* whose partial sums [outputs] this one goes on from */
 } dn_run_context;
 void dn_run_step(const dn_run_context *run, const dn_step *step);
 void dn_run_conv(const dn_run_context *run, const dn_step *step);      /* run_conv.c */
@@ -190,6 +203,40 @@ void dn_run_depthwise(const dn_run_context *run, const dn_step *step); /* run_de
 void dn_run_pixels(const dn_run_context *run, const dn_step *step);    /* run_pixels.c: everything else */
 /* The halo beside rows [begin, end): left and right columns; with the first and the last row also the rows above and below. */
 void dn_fill_halo(uint8_t *base, const dn_map *map, int32_t begin, int32_t end); /* engine.c */
+
+/* Chunks and lanes of a step's output that an extended run leaves out: those of the groups that are done. What groups share is computed again. */
+static inline int32_t dn_first_chunk(const dn_run_context *run, const dn_step *step) {
+    return run->plan->ops[step->op].grouped ? step->groups / run->point->groups * run->done : 0;
+}
+static inline int32_t dn_first_lane(const dn_run_context *run, const dn_step *step) {
+    return run->plan->ops[step->op].grouped ? step->out.channels / run->point->groups * run->done : 0;
+}
+/* Where a step's biases stand, counted in floats from its scales. */
+static inline size_t dn_table_bias(const dn_step *step) { return dn_round_up(step->table_channels, 16) + 16; }
+
+/* Images of a run. */
+typedef struct dn_images {
+    const void *data;
+    dn_dtype dtype;
+    size_t n, bytes;
+} dn_images;
+
+/* ---- kept.c: what an engine can go on from ---- */
+typedef struct dn_kept {
+    dn_point *point;   /* of the last run, held; NULL: nothing has been run */
+    dn_images images;  /* a copy, in input */
+    void *input;
+    float *output;     /* [n][outputs] */
+    size_t input_room, output_room; /* bytes */
+} dn_kept;
+void dn_kept_free(dn_kept *kept);
+void dn_kept_forget(dn_kept *kept);
+size_t dn_kept_bytes(const dn_kept *kept);
+/* Forgets the last run and makes room for one at this point. */
+dn_status dn_kept_reserve(dn_kept *kept, const dn_point *point, size_t input_bytes, size_t output_bytes, dn_error *err);
+void dn_kept_store(dn_kept *kept, const dn_point *point, const dn_images *images, const float *output, size_t output_bytes);
+/* Whether running these images at this point would repeat the last run for the groups that it had, and compute others besides. */
+dn_status dn_kept_check(const dn_kept *kept, const dn_point *point, const dn_images *images, dn_error *err);
 
 /* Value numbers. */
 static inline int32_t dn_value(int32_t tensor, bool u8) { return 2 * tensor + u8; }

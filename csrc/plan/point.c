@@ -68,6 +68,13 @@ static dn_status check_bits(const dn_plan *plan, const dn_subnet *subnet, dn_err
     return DN_OK;
 }
 
+/* All elastic spaces of a network of groups shrink together. */
+static int32_t active_groups(const dn_graph *graph, const dn_subnet *subnet) {
+    for (int32_t s = 0; s < graph->space_count; s++)
+        if (graph->spaces[s].elastic) return (int32_t)((int64_t)subnet->active[s] * graph->groups / graph->spaces[s].full);
+    return graph->groups;
+}
+
 dn_status dn_binding_begin(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
     const size_t nodes = (size_t)plan->graph->count;
     *b = (dn_binding){.plan = plan, .subnet = subnet, .tables = tables};
@@ -81,6 +88,8 @@ dn_status dn_binding_begin(dn_binding *b, const dn_plan *plan, const dn_subnet *
     DN_TRY(DN_NEW(&b->skip, nodes, err));
     DN_TRY(DN_NEW(&b->point, 1, err));
     b->point->plan = plan;
+    b->point->groups = active_groups(plan->graph, subnet);
+    atomic_init(&b->point->holders, 1);
     DN_TRY(DN_NEW(&b->point->steps, (size_t)plan->op_count, err));
     DN_TRY(DN_NEW(&b->point->maps, 2 * nodes, err));
     dn_graph_resolve(plan->graph, subnet->depth, b->alias, b->skip);
@@ -171,8 +180,15 @@ dn_status dn_point_new(dn_point **out, const dn_plan *plan, const dn_subnet *sub
     return status;
 }
 
+/* Points do not change, so whoever holds one may read it; only the count is shared. */
+dn_point *dn_point_hold(const dn_point *point) {
+    dn_point *held = (dn_point *)(uintptr_t)point;
+    atomic_fetch_add_explicit(&held->holders, 1, memory_order_relaxed);
+    return held;
+}
+
 void dn_point_free(dn_point *point) {
-    if (!point) return;
+    if (!point || atomic_fetch_sub_explicit(&point->holders, 1, memory_order_acq_rel) > 1) return;
     dn_free(point->steps);
     dn_free(point->tables);
     dn_free(point->maps);

@@ -1,4 +1,6 @@
 /* run_conv.c - drives the convolution kernels over a map: lists of taps, rows, blocks of panels, threads. */
+#include <string.h>
+
 #include "base/pool.h"
 #include "plan/run_conv.h"
 #include "plan/widen.h"
@@ -98,6 +100,17 @@ static void fill_offsets(const dn_walk *w, const band *b, int32_t pixel, int32_t
     }
 }
 
+/* A later pass's compensation, added to the sums so far. */
+static void add_pass_bias(const dn_walk *w, const part *p, const band *b) {
+    const float *bias = dn_walk_epilogue(w, p->group, p->panel, p->pass).bias;
+    int32_t channels = (p->nr - 1) * DN_PANEL + dn_walk_last(w, p->group, p->panel, p->nr);
+    for (int32_t y = b->begin; y < b->end; y++)
+        for (int32_t x = 0; x < w->node->width; x++) {
+            float *sums = (float *)(void *)dn_map_at(w->run->target, &w->step->out, y, x) + dn_walk_out(w, p->group, p->panel);
+            for (int32_t c = 0; c < channels; c++) sums[c] += bias[c];
+        }
+}
+
 static void run_part_s8(const dn_walk *w, const part *p, const band *b, const dn_tap *taps, size_t per_kh) {
     const dn_step *step = w->step;
     const dn_conv_s8_variant *v = &w->run->plan->kernels.conv_s8->variants[p->variant];
@@ -175,6 +188,8 @@ static int32_t main_nr(const dn_walk *w) {
 
 static int32_t parts_per_group(const dn_walk *w) { return (w->panels + main_nr(w) - 1) / main_nr(w); }
 
+static int32_t first_part(const dn_walk *w) { return w->first_group * parts_per_group(w); }
+
 static part part_at(const dn_walk *w, int32_t number, int32_t pass) {
     int32_t per_group = parts_per_group(w), nr = main_nr(w), block = number % per_group;
     bool rest = w->panels - block * nr < nr;
@@ -198,7 +213,7 @@ static void run_range_f32(const dn_walk *w, int32_t worker, int32_t begin, int32
     dn_widened wide;
     dn_widen_begin(&wide, w->run, w->step, scratch);
     int32_t block = w->step->wide_block ? w->step->wide_block : end - begin;
-    for (int32_t pass = 0; pass < w->passes; pass++) {
+    for (int32_t pass = w->first_pass; pass < w->passes; pass++) {
         size_t per_kh = list_f32(w, pass, scratch);
         for (int32_t y = begin; y < end; y += block)
             for (int32_t number = first; number < last; number++) {
@@ -212,7 +227,7 @@ static void run_range_f32(const dn_walk *w, int32_t worker, int32_t begin, int32
 static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
     void *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
     if (!w->op->int8) run_range_f32(w, worker, begin, end, first, last);
-    for (int32_t pass = 0; pass < w->passes && w->op->int8; pass++) {
+    for (int32_t pass = w->first_pass; pass < w->passes && w->op->int8; pass++) {
         int32_t steps = 0;
         size_t per_kh = 0;
         for (int32_t number = first; number < last; number++) {
@@ -222,24 +237,34 @@ static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t e
             steps = wanted;
             for (int32_t y = begin; y < end;) {
                 band b = band_at(w, y, end);
+                if (pass && w->step->pass_bias) add_pass_bias(w, &p, &b);
                 run_part_s8(w, &p, &b, scratch, per_kh);
                 y = b.end;
             }
         }
     }
-    if (w->run->target == w->run->arena && first == 0) dn_fill_halo(w->run->target, &w->step->out, begin, end);
+    if (w->run->target == w->run->arena && first == first_part(w)) dn_fill_halo(w->run->target, &w->step->out, begin, end);
 }
 
 static void run_item(void *context, size_t item, int worker) {
     const dn_walk *w = context;
-    int32_t i = (int32_t)item, n = w->items, parts = parts_per_group(w) * w->step->groups;
-    if (w->by_rows) run_range(w, worker, w->node->height * i / n, w->node->height * (i + 1) / n, 0, parts);
-    else run_range(w, worker, 0, w->node->height, parts * i / n, parts * (i + 1) / n);
+    int32_t i = (int32_t)item, n = w->items, begin = first_part(w), end = parts_per_group(w) * w->step->groups, parts = end - begin;
+    if (w->by_rows) run_range(w, worker, w->node->height * i / n, w->node->height * (i + 1) / n, begin, end);
+    else run_range(w, worker, 0, w->node->height, begin + parts * i / n, begin + parts * (i + 1) / n);
+}
+
+/* The sums to go on from. */
+static void load_kept(const dn_walk *w) {
+    const dn_map *out = &w->step->out;
+    const float *kept = w->run->kept;
+    for (int32_t y = 0; y < out->height; y++)
+        for (int32_t x = 0; x < out->width; x++, kept += out->channels) memcpy(dn_map_at(w->run->target, out, y, x), kept, (size_t)out->channels * sizeof *kept);
 }
 
 void dn_run_conv(const dn_run_context *run, const dn_step *step) {
     dn_walk w = dn_walk_of(run, step);
-    dn_walk_split(&w, w.node->height, parts_per_group(&w) * step->groups);
+    dn_walk_split(&w, w.node->height, parts_per_group(&w) * (step->groups - w.first_group));
+    if (w.first_pass) load_kept(&w);
     if (w.items == 1) run_item(&w, 0, 0);
     else (void)dn_pool_run(run->threads, (size_t)w.items, run_item, &w, NULL);
 }

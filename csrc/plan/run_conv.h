@@ -18,6 +18,8 @@ typedef struct dn_walk {
     const dn_scalars *scalars;
     const float *scale, *bias;
     int32_t panels;       /* per pack group */
+    int32_t first_group;  /* pack groups and passes before these are done */
+    int32_t first_pass;
     int32_t passes;       /* partial sums, else 1 */
     size_t pass_channels; /* table entries per pass */
     bool by_rows;         /* threads share rows; else blocks of panels */
@@ -31,10 +33,11 @@ static inline dn_walk dn_walk_of(const dn_run_context *run, const dn_step *step)
     int32_t channels = step->groups > 1 ? op->group_out : step->out.channels;
     dn_walk w = {.run = run, .step = step, .op = op, .node = &run->plan->graph->nodes[op->node],
                  .runs = (const dn_segment_run *)(const void *)(tables + step->extra), .scalars = (const dn_scalars *)(const void *)(tables + step->scalars),
-                 .scale = scale, .bias = scale + dn_round_up(step->table_channels, DN_PANEL) + DN_PANEL, .passes = 1, .panels = (channels + DN_PANEL - 1) / DN_PANEL};
+                 .scale = scale, .bias = scale + dn_table_bias(step), .first_group = dn_first_chunk(run, step), .passes = 1, .panels = (channels + DN_PANEL - 1) / DN_PANEL};
     if (op->partial) {
         w.pass_channels = (size_t)w.panels * DN_PANEL;
         w.passes = (int32_t)(step->table_channels / w.pass_channels);
+        w.first_pass = run->done;
     }
     return w;
 }

@@ -53,12 +53,14 @@ static void run_lanes(const rows *r, int32_t y, const dn_scalars *s, int32_t beg
     }
 }
 
-/* Segment by segment and group by group, since weights stand by full channel and scalars belong to groups; what begins inside a panel is cut at the panel's end. */
+/* Segment by segment and group by group, since weights stand by full channel and scalars belong to groups; what begins inside a panel is cut at the panel's end. What is grouped has one
+ * segment. */
 static void run_row(const rows *r, int32_t y) {
     const dn_scalars *s = (const dn_scalars *)(const void *)(r->run->point->tables + r->step->scalars), *last = s + r->step->groups - 1;
     const dn_segment_run *runs = (const dn_segment_run *)(const void *)(r->run->point->tables + r->step->extra);
+    int32_t first = dn_first_lane(r->run, r->step);
     for (int32_t k = 0; k < r->step->parts; k++)
-        for (int32_t at = 0, stop; at < runs[k].lanes; at = stop) {
+        for (int32_t at = first, stop; at < runs[k].lanes; at = stop) {
             int32_t channel = runs[k].weight + at, lane = runs[k].lane + at;
             stop = channel % PANEL ? at + PANEL - channel % PANEL : runs[k].lanes;
             if (stop > runs[k].lanes) stop = runs[k].lanes;

@@ -70,7 +70,7 @@ static dn_epilogue affine_epilogue(const dn_run_context *run, const dn_step *ste
 static void run_affine(const dn_run_context *run, const dn_step *step) {
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0), *residual = dn_map_at(run->arena, &step->second, y, 0);
-        for (int32_t g = 0; g < step->groups; g++) {
+        for (int32_t g = dn_first_chunk(run, step); g < step->groups; g++) {
             const dn_scalars *s = scalars_of(run, step) + g;
             dn_epilogue epilogue = affine_epilogue(run, step, s);
             if (step->out.u8)
@@ -84,19 +84,22 @@ static void run_affine(const dn_run_context *run, const dn_step *step) {
     }
 }
 
-static void activation_f32(const dn_run_context *run, const dn_step *step, const void *in, void *out) {
+static void activation_f32(const dn_run_context *run, const dn_step *step, const uint8_t *in, uint8_t *out) {
     const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
     const dn_pointwise_f32 *kernels = run->plan->kernels.pointwise_f32;
-    if (node->op == DN_OP_SIGMOID) kernels->sigmoid(in, step->in.pixel, out, step->out.pixel, step->out.width, step->out.pixel);
-    else if (node->op == DN_OP_HARDSIGMOID) kernels->hardsigmoid(in, step->in.pixel, out, step->out.pixel, step->out.width, step->out.pixel);
-    else kernels->leaky_relu(in, step->in.pixel, out, step->out.pixel, step->out.width, step->out.pixel, node->value);
+    int32_t first = dn_first_lane(run, step), lanes = step->out.pixel - first;
+    in += first * step->in.size;
+    out += first * step->out.size;
+    if (node->op == DN_OP_SIGMOID) kernels->sigmoid(in, step->in.pixel, out, step->out.pixel, step->out.width, lanes);
+    else if (node->op == DN_OP_HARDSIGMOID) kernels->hardsigmoid(in, step->in.pixel, out, step->out.pixel, step->out.width, lanes);
+    else kernels->leaky_relu(in, step->in.pixel, out, step->out.pixel, step->out.width, lanes, node->value);
 }
 
 static void run_activation(const dn_run_context *run, const dn_step *step) {
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
         if (!step->out.u8) activation_f32(run, step, in, out);
-        for (int32_t g = 0; step->out.u8 && g < step->groups; g++) {
+        for (int32_t g = dn_first_chunk(run, step); step->out.u8 && g < step->groups; g++) {
             const dn_scalars *s = scalars_of(run, step) + g;
             run->plan->kernels.pointwise_u8->map(in + s->begin, step->in.pixel, out + s->begin, step->out.pixel, step->out.width, s->count, run->point->tables + step->extra + 256 * g);
         }
@@ -108,8 +111,9 @@ static void run_mul(const dn_run_context *run, const dn_step *step) {
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *a = dn_map_at(run->arena, &step->in, y, 0), *b = dn_map_at(run->arena, &step->second, broadcast ? 0 : y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
         ptrdiff_t b_step = broadcast ? 0 : step->second.pixel;
-        if (!step->out.u8) run->plan->kernels.pointwise_f32->mul(a, step->in.pixel, b, b_step, out, step->out.pixel, step->out.width, step->out.pixel);
-        for (int32_t g = 0; step->out.u8 && g < step->groups; g++) {
+        int32_t first = dn_first_lane(run, step), at = first * step->out.size; /* all three have elements of one size */
+        if (!step->out.u8) run->plan->kernels.pointwise_f32->mul(a + at, step->in.pixel, b + at, b_step, out + at, step->out.pixel, step->out.width, step->out.pixel - first);
+        for (int32_t g = dn_first_chunk(run, step); step->out.u8 && g < step->groups; g++) {
             const dn_scalars *s = scalars_of(run, step) + g;
             run->plan->kernels.pointwise_u8->mul(a + s->begin, step->in.pixel, step->in.zero, b + s->begin, b_step, step->second.zero, out + s->begin, step->out.pixel, step->out.width,
                                                  s->count, s->factor, s->out_zero, s->lo, s->hi);
@@ -135,7 +139,7 @@ static span window_of(const dn_node *node, bool horizontal, int32_t o, int32_t i
 
 static void pool_pixel(const dn_run_context *run, const dn_step *step, const dn_window *window, uint8_t *out, bool max) {
     int32_t cells = window->rows * window->columns;
-    for (int32_t g = 0; g < step->groups; g++) {
+    for (int32_t g = dn_first_chunk(run, step); g < step->groups; g++) {
         const dn_scalars *s = scalars_of(run, step) + g;
         dn_window part = *window;
         size_t element = (size_t)step->out.size;
@@ -223,9 +227,19 @@ static void run_shortcut(const dn_run_context *run, const dn_step *step) {
     const int32_t *map = (const int32_t *)(const void *)(run->point->tables + step->extra);
     lane_run runs[LANE_RUNS];
     for (int32_t y = 0; y < step->out.height; y++) clear(dn_map_at(run->target, &step->out, y, 0), &step->out, step->out.width);
-    for (int32_t lane = 0; lane < step->out.pixel;) {
+    for (int32_t lane = dn_first_lane(run, step); lane < step->out.pixel;) {
         int32_t count = find_runs(map, step->out.pixel, &lane, runs);
         copy_runs(run, step, runs, count);
+    }
+}
+
+/* The lanes from `first` on of a row: zero points, and from column `left` on the pixels of a row of the input. */
+static void pad_row(uint8_t *to, const dn_map *map, const uint8_t *from, int32_t width, int32_t left, int32_t first) {
+    size_t size = (size_t)map->size, pixel = (size_t)map->pixel * size, skip = (size_t)first * size;
+    for (int32_t x = 0; x < map->width; x++, to += pixel) {
+        bool inside = from && x >= left && x < left + width;
+        if (inside) memcpy(to + skip, from + (size_t)(x - left) * pixel + skip, pixel - skip);
+        else memset(to + skip, map->u8 ? map->zero : 0, pixel - skip);
     }
 }
 
@@ -233,9 +247,8 @@ static void run_pad(const dn_run_context *run, const dn_step *step) {
     const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
     for (int32_t y = 0; y < step->out.height; y++) {
         int32_t from = y - node->pad_top;
-        clear(dn_map_at(run->target, &step->out, y, 0), &step->out, step->out.width);
-        if (from < 0 || from >= step->in.height) continue;
-        memcpy(dn_map_at(run->target, &step->out, y, node->pad_left), dn_map_at(run->arena, &step->in, from, 0), (size_t)(step->in.width * step->in.pixel) * (size_t)step->out.size);
+        const uint8_t *row = from < 0 || from >= step->in.height ? NULL : dn_map_at(run->arena, &step->in, from, 0);
+        pad_row(dn_map_at(run->target, &step->out, y, 0), &step->out, row, step->in.width, node->pad_left, dn_first_lane(run, step));
     }
 }
 
@@ -243,7 +256,7 @@ static void run_conversion(const dn_run_context *run, const dn_step *step) {
     const dn_pointwise_u8 *kernels = run->plan->kernels.pointwise_u8;
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
-        for (int32_t g = 0; g < step->groups; g++) {
+        for (int32_t g = dn_first_chunk(run, step); g < step->groups; g++) {
             const dn_scalars *s = scalars_of(run, step) + g;
             if (!step->out.u8) {
                 kernels->dequantize(in + s->begin, step->in.pixel, as_f32(out) + s->begin, step->out.pixel, step->out.width, s->count, s->in_scale, (int32_t)s->in_zero);

@@ -59,6 +59,8 @@ static void run_group(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t
 /* Rows of tiles that threads may share; rows of outputs that are left go with the tiles before them, whose outputs theirs compute once more. */
 static int32_t tile_rows(const dn_walk *w) { return w->node->height / w->step->winograd; }
 
+static int32_t first_part(const dn_walk *w) { return w->first_group * w->panels; }
+
 /* Rows of tiles [begin, end) of parts [first, last), a part being a panel of a group. */
 static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
     uint8_t *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
@@ -69,19 +71,19 @@ static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t e
         run_group(w, scratch, begin, tile_end, group, panel, count);
         part += count;
     }
-    if (w->run->target == w->run->arena && first == 0) dn_fill_halo(w->run->target, &w->step->out, begin * w->step->winograd, bottom ? w->node->height : end * w->step->winograd);
+    if (w->run->target == w->run->arena && first == first_part(w)) dn_fill_halo(w->run->target, &w->step->out, begin * w->step->winograd, bottom ? w->node->height : end * w->step->winograd);
 }
 
 static void run_item(void *context, size_t item, int worker) {
     const dn_walk *w = context;
-    int32_t i = (int32_t)item, n = w->items, parts = w->panels * w->step->groups, rows = tile_rows(w);
-    if (w->by_rows) run_range(w, worker, rows * i / n, rows * (i + 1) / n, 0, parts);
-    else run_range(w, worker, 0, rows, parts * i / n, parts * (i + 1) / n);
+    int32_t i = (int32_t)item, n = w->items, begin = first_part(w), end = w->panels * w->step->groups, parts = end - begin, rows = tile_rows(w);
+    if (w->by_rows) run_range(w, worker, rows * i / n, rows * (i + 1) / n, begin, end);
+    else run_range(w, worker, 0, rows, begin + parts * i / n, begin + parts * (i + 1) / n);
 }
 
 void dn_run_wino(const dn_run_context *run, const dn_step *step) {
     dn_walk w = dn_walk_of(run, step);
-    dn_walk_split(&w, tile_rows(&w), w.panels * step->groups);
+    dn_walk_split(&w, tile_rows(&w), w.panels * (step->groups - w.first_group));
     if (w.items == 1) run_item(&w, 0, 0);
     else (void)dn_pool_run(run->threads, (size_t)w.items, run_item, &w, NULL);
 }

@@ -204,22 +204,24 @@ static void fill_conv(dn_binding *b, const dn_plan_op *op, const dn_step *step, 
     }
 }
 
-/* A dense layer over a grouped network: one pass per input group. Only the first pass adds a bias, so it holds the compensation of all groups. */
-static void fill_partial(dn_binding *b, const dn_plan_op *op, const dn_step *step, float *scale, float *bias) {
+/* A dense layer over a grouped network: one pass per input group. Each pass has its own group's compensation, so that its sums do not depend on which groups follow; all but the first add
+ * theirs only where there is one. */
+static void fill_partial(dn_binding *b, const dn_plan_op *op, dn_step *step, float *scale, float *bias) {
     int32_t width, groups = dn_channel_groups(b, b->root[dn_op_input(b->plan, op)], &width), lanes = (int32_t)dn_round_up((size_t)step->out.channels, PANEL);
     double zero = op->int8 ? zero_of(b, dn_op_input(b->plan, op)) - b->plan->kernels.conv_s8->a_offset : 0;
+    step->pass_bias = zero != 0;
     for (int32_t c = 0; c < step->out.channels; c++) {
         line l = line_of(b, op, c);
-        double shift = l.shift;
         for (int32_t g = 0; g < groups; g++) {
+            double shift = g ? 0 : l.shift;
             scales s = scales_of(b, op, g);
             dn_segment_run run = {.lane = g * width, .lanes = width, .weight = g * width, .channels = width};
             double k = s.in * (op->int8 ? (double)b->plan->params[b->plan->weight_scale[op->node] + (size_t)c] : 1) * l.k;
             if (zero != 0) shift -= zero * (double)weight_sum(b->plan, op, step, &run, 0, c) * k;
             if (op->residual >= 0 && g == 0) shift -= s.zero_residual * s.residual;
             scale[g * lanes + c] = (float)k;
+            bias[g * lanes + c] = (float)shift;
         }
-        bias[c] = (float)shift;
     }
 }
 

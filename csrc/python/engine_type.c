@@ -135,35 +135,42 @@ static PyArrayObject *output_of(const engine_object *self, PyObject *out, npy_in
     return (PyArrayObject *)Py_NewRef(out);
 }
 
-static int run(engine_object *self, PyObject *point, PyArrayObject *images, float *output, int64_t *profile) {
+/* added: only the channel groups that the last run had not. */
+static int run(engine_object *self, PyObject *point, PyArrayObject *images, float *output, bool added, int64_t *profile) {
     module_state *state = dn_py_state((PyObject *)self);
     dn_dtype dtype = PyArray_TYPE(images) == NPY_UINT8 ? DN_U8 : DN_F32;
     dn_point *bound = dn_py_point(point, state);
+    const void *data = PyArray_DATA(images);
+    size_t n = (size_t)PyArray_DIM(images, 0);
     dn_error err = {0};
     dn_status status;
     if (!bound) return -1;
     Py_BEGIN_ALLOW_THREADS
-    status = dn_engine_run(self->engine, bound, PyArray_DATA(images), dtype, (size_t)PyArray_DIM(images, 0), output, self->threads, profile, &dn_py_poll, &err);
+    if (added) status = dn_engine_extend(self->engine, bound, data, dtype, n, output, self->threads, &dn_py_poll, &err);
+    else status = dn_engine_run(self->engine, bound, data, dtype, n, output, self->threads, profile, &dn_py_poll, &err);
     Py_END_ALLOW_THREADS
     if (status != DN_OK) dn_py_raise(state, status, &err);
     return status == DN_OK ? 0 : -1;
 }
 
-static PyObject *engine_call(PyObject *object, PyObject *args, PyObject *kwargs) {
+static PyObject *engine_answer(PyObject *object, PyObject *args, PyObject *kwargs, const char *format, bool added) {
     static char *names[] = {"x", "point", "out", NULL};
     engine_object *self = (engine_object *)object;
     PyObject *x, *key = NULL, *out = NULL, *point = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OO:__call__", names, &x, &key, &out)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &x, &key, &out)) return NULL;
     if (key && key != Py_None) point = find_point(self, key);
     else if (self->point) point = Py_NewRef(self->point);
     else PyErr_SetString(dn_py_state(object)->point_error, "no point is selected");
     if (!point) return NULL;
     PyArrayObject *images = images_of(self, x), *output = images ? output_of(self, out, PyArray_DIM(images, 0)) : NULL;
-    if (output && run(self, point, images, PyArray_DATA(output), NULL) < 0) Py_CLEAR(output);
+    if (output && run(self, point, images, PyArray_DATA(output), added, NULL) < 0) Py_CLEAR(output);
     Py_DECREF(point);
     Py_XDECREF(images);
     return (PyObject *)output;
 }
+
+static PyObject *engine_call(PyObject *object, PyObject *args, PyObject *kwargs) { return engine_answer(object, args, kwargs, "O|OO:__call__", false); }
+static PyObject *engine_extend(PyObject *object, PyObject *args, PyObject *kwargs) { return engine_answer(object, args, kwargs, "O|OO:extend", true); }
 
 static PyObject *engine_profile(PyObject *object, PyObject *args) {
     engine_object *self = (engine_object *)object;
@@ -175,7 +182,7 @@ static PyObject *engine_profile(PyObject *object, PyObject *args) {
     npy_intp steps = bound ? dn_point_steps(bound) : 0;
     PyArrayObject *times = output ? (PyArrayObject *)PyArray_ZEROS(1, &steps, NPY_INT64, 0) : NULL;
     for (int i = 0; times && i < repeats; i++)
-        if (run(self, point, images, PyArray_DATA(output), PyArray_DATA(times)) < 0) Py_CLEAR(times);
+        if (run(self, point, images, PyArray_DATA(output), false, PyArray_DATA(times)) < 0) Py_CLEAR(times);
     Py_XDECREF(images);
     Py_XDECREF(output);
     return (PyObject *)times;
@@ -211,8 +218,12 @@ static PyObject *engine_activation(PyObject *object, PyObject *args) {
 }
 
 static PyObject *get_arena_bytes(PyObject *object, void *unused) { return (void)unused, PyLong_FromSize_t(dn_engine_arena_bytes(((engine_object *)object)->engine)); }
+static PyObject *get_kept_bytes(PyObject *object, void *unused) { return (void)unused, PyLong_FromSize_t(dn_engine_kept_bytes(((engine_object *)object)->engine)); }
+static PyObject *get_last_macs(PyObject *object, void *unused) { return (void)unused, PyLong_FromLongLong(dn_engine_macs(((engine_object *)object)->engine)); }
 
 static PyMethodDef methods[] = {
+    {"extend", (PyCFunction)(void (*)(void))engine_extend, METH_VARARGS | METH_KEYWORDS,
+     "extend($self, x, point=None, out=None)\n--\n\nOutputs at a larger point of what was run last, from the added channel groups alone."},
     {"select", engine_select, METH_O, "select($self, point, /)\n--\n\nMake this the point that calls use; a running call finishes at its own."},
     {"profile_steps", engine_profile, METH_VARARGS, "profile_steps($self, x, point, repeats=1, /)\n--\n\nNanoseconds per step, summed over images and repeats."},
     {"activation", engine_activation, METH_VARARGS, "activation($self, x, point, node, /)\n--\n\nValues of one node's tensor, float32 (n, h, w, active channels)."},
@@ -227,6 +238,8 @@ static PyMemberDef members[] = {
 };
 static PyGetSetDef getset[] = {
     {"arena_bytes", get_arena_bytes, NULL, "Bytes of activation memory held.", NULL},
+    {"kept_bytes", get_kept_bytes, NULL, "Bytes held of the last run, for extend.", NULL},
+    {"last_macs", get_last_macs, NULL, "Multiply-accumulates per image that the last call computed; 0 before the first.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot slots[] = {
