@@ -1,73 +1,7 @@
 /* check_plan.c - whole networks, through the public header alone: every level this CPU has gives the tables and the logits of ref, bit for bit. Arguments: seed, rounds. */
-#include "guard.h"
+#include "net.h"
 
-#include "dynadnn.h"
-
-enum { MAX_NODES = 40, IMAGES = 3, THREADS = 3, OUTPUTS = 5 };
-
-typedef struct net {
-    const char *name;
-    dn_node_spec spec[MAX_NODES];
-    int32_t inputs[MAX_NODES][3], map[MAX_NODES][64];
-    int32_t count, height, width, channels;
-    dn_graph *graph;
-    dn_params params[MAX_NODES];
-    float *floats[MAX_NODES][3];
-    int8_t *codes[MAX_NODES];
-    int8_t bits[MAX_NODES];
-    int32_t active[4 * MAX_NODES];
-    float *input_table;
-} net;
-
-static net N;
-
-/* ---- building a network ---- */
-
-static int32_t pick(int low, int high) { return low + guard_below(high - low + 1); }
-
-static void begin(const char *name) {
-    memset(&N, 0, sizeof N);
-    N.name = name;
-    N.count = 1;
-    N.height = pick(7, 13), N.width = pick(7, 13), N.channels = pick(1, 5);
-    N.spec[0] = (dn_node_spec){.op = "input", .name = "input", .height = N.height, .width = N.width, .channels = N.channels, .stage = -1};
-}
-
-static dn_node_spec *node(const char *op, int32_t a, int32_t b) {
-    dn_node_spec *s = &N.spec[N.count];
-    *s = (dn_node_spec){.op = op, .name = op, .kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}, .groups = 1, .stage = -1};
-    N.inputs[N.count][0] = a;
-    N.inputs[N.count][1] = b;
-    s->inputs = N.inputs[N.count];
-    s->input_count = b < 0 ? 1 : 2;
-    N.count++;
-    return s;
-}
-
-static int32_t op1(const char *op, int32_t a) { return node(op, a, -1), N.count - 1; }
-static int32_t op2(const char *op, int32_t a, int32_t b) { return node(op, a, b), N.count - 1; }
-static int32_t valued(const char *op, int32_t a, float value) { return node(op, a, -1)->value = value, N.count - 1; }
-
-static void square(dn_node_spec *s, int32_t kernel, int32_t stride, int32_t pad) {
-    for (int i = 0; i < 2; i++) s->kernel[i] = kernel, s->stride[i] = stride;
-    for (int i = 0; i < 4; i++) s->pad[i] = pad;
-}
-
-static int32_t pool(const char *op, int32_t a, int32_t kernel, int32_t stride, int32_t pad) { return square(node(op, a, -1), kernel, stride, pad), N.count - 1; }
-
-static int32_t conv(int32_t a, int32_t channels, int32_t kernel, int32_t stride, int32_t groups, int32_t dilation) {
-    dn_node_spec *s = node("conv2d", a, -1);
-    square(s, kernel, stride, kernel / 2 * dilation);
-    s->channels = channels, s->groups = groups, s->dilation[0] = s->dilation[1] = dilation, s->bias = guard_below(2);
-    return N.count - 1;
-}
-
-static int32_t norm(int32_t a) { return valued("batchnorm", a, 1e-3f); }
-static int32_t block(int32_t a, int32_t channels, int32_t kernel, int32_t stride) { return op1("relu", norm(conv(a, channels, kernel, stride, 1, 1))); }
-static void head(int32_t a) {
-    dn_node_spec *s = node("linear", op1("flatten", a), -1);
-    s->channels = OUTPUTS, s->bias = 1;
-}
+enum { IMAGES = 3, THREADS = 3 };
 
 /* ---- networks: between them every operation, maps with zero point 0 and 128 under every kind of window ---- */
 
@@ -114,49 +48,7 @@ static void grouped_net(void) {
     head(pool("max_pool", a, 2, 2, 0));
 }
 
-/* ---- parameters, points ---- */
-
-static float *floats(size_t n, float middle, float reach) {
-    float *x = malloc((n + 1) * sizeof *x);
-    for (size_t i = 0; i < n; i++) x[i] = middle + reach * guard_float();
-    return x;
-}
-
-static void fill(int32_t i, int quantised) {
-    dn_tensor_info t;
-    dn_graph_tensor(N.graph, i, &t);
-    if (!t.weights) return;
-    const int is_norm = strcmp(N.spec[i].op, "batchnorm") == 0;
-    const size_t n = (size_t)t.weights;
-    N.floats[i][0] = floats(n, is_norm ? 1 : 0, is_norm ? 0.5f : 0.3f);
-    N.floats[i][1] = floats((size_t)t.biases, 0, 0.3f);
-    N.params[i] = (dn_params){.weight = N.floats[i][0], .bias = t.biases ? N.floats[i][1] : NULL};
-    if (!quantised || is_norm) return;
-    N.floats[i][2] = floats((size_t)t.channels, 0.003f, 0.002f);
-    N.codes[i] = malloc(n);
-    for (size_t k = 0; k < n; k++) N.codes[i][k] = (int8_t)pick(-127, 95);
-    N.params[i] = (dn_params){.codes = N.codes[i], .code_scale = N.floats[i][2], .bias = N.params[i].bias};
-}
-
-/* quantised: 0 all float, 1 all int8, 2 the last layer is left in float. */
-static int finish(int quantised) {
-    dn_error err = {0};
-    CHECK(dn_graph_new(&N.graph, N.spec, N.count, N.count - 1, 1, &err) == DN_OK, "%s: %s", N.name, err.message);
-    if (!N.graph) return 0;
-    for (int32_t i = 0; i < N.count; i++) fill(i, quantised == 1 || (quantised == 2 && i < N.count - 1));
-    N.input_table = floats((size_t)N.channels * 256, 0, 0);
-    for (int i = 0; i < N.channels * 256; i++) N.input_table[i] = (float)(i % 256 - 100 - i / 256) * 0.02f;
-    return 1;
-}
-
-static void free_net(void) {
-    dn_graph_free(N.graph);
-    for (int32_t i = 0; i < N.count; i++) {
-        for (int k = 0; k < 3; k++) free(N.floats[i][k]);
-        free(N.codes[i]);
-    }
-    free(N.input_table);
-}
+/* ---- points ---- */
 
 /* Every elastic space at about `part` quarters of its channels. */
 static dn_subnet subnet_of(int part, int8_t bits) {
@@ -234,7 +126,7 @@ int main(int argc, char **argv) {
         for (size_t n = 0; n < sizeof networks / sizeof *networks; n++)
             for (int quantised = 0; quantised < 3; quantised++) {
                 networks[n]();
-                if (!finish(quantised)) return 1;
+                if (!finish(quantised, 1)) return 1;
                 const size_t size = IMAGES * (size_t)(N.height * N.width * N.channels);
                 float *images = floats(size, 0, 2);
                 uint8_t *bytes = malloc(size);
