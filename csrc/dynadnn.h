@@ -163,6 +163,12 @@ int dn_plan_is_quantised(const dn_plan *plan); /* 1 if some layer runs in int8: 
 
 /* Binds a point: sizes, offsets, tables. plan must outlive it. Touches no weights. */
 dn_status dn_point_new(dn_point **out, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err);
+/* Which kernel variants compute a convolution: for most blocks of 16 output channels, and for what is left of them; numbers of this plan's kernels, -1: none. */
+typedef struct dn_tile {
+    int8_t most, rest;
+} dn_tile;
+/* The same with tiles chosen by the caller, per node: {-1, -1} leaves the choice to the plan. DN_EINVAL for a tile that dn_point_tile does not list. Any tile gives the same bits. */
+dn_status dn_point_new_tiled(dn_point **out, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, const dn_tile *tiles, dn_error *err);
 void dn_point_free(dn_point *point);
 size_t dn_point_table_bytes(const dn_point *point);
 size_t dn_point_arena_bytes(const dn_point *point);
@@ -199,6 +205,10 @@ typedef struct dn_step_info {
     size_t weight_offset, table_offset, input_offset, output_offset, residual_offset; /* bytes in blob, tables, arena; SIZE_MAX: none */
 } dn_step_info;
 int32_t dn_point_steps(const dn_point *point);
+/* What a step's best tile depends on, in words; empty for a step without a choice. */
+void dn_point_shape_name(const dn_point *point, int32_t step, char name[96]);
+/* The tiles a step can have, numbered from 0, the step's own first: 1 if there is one of this number. The name says what the numbers mean. */
+int dn_point_tile(const dn_point *point, int32_t step, int32_t number, dn_tile *tile, char name[32]);
 void dn_point_step(const dn_point *point, int32_t index, dn_step_info *info);
 /* Multiply-accumulates per second that one core reaches with the dot product of a kernel (named as in dn_step_info) on registers alone: what a step's speed can be held
  * against. 0 for a kernel without one. Takes some 3 ms. */

@@ -45,6 +45,7 @@ _HOME = {
     "profile_device": "_device",
     "quantize": "_quantize",
     "show_config": "_show",
+    "tune": "_tune",
 }
 _MODULES = ("datasets", "nets", "search")
 

@@ -71,8 +71,16 @@ class Plan:
     @property
     def threads(self) -> int: ...
     def bind(
-        self, active: _I32, bits: _I8 | None, depth: _I32 | None, mean: _F32, variance: _F32, scale: _F32 | None, /
-    ) -> Point: ...  # scale: (nodes, groups)
+        self,
+        active: _I32,
+        bits: _I8 | None,
+        depth: _I32 | None,
+        mean: _F32,
+        variance: _F32,
+        scale: _F32 | None,
+        tiles: _I8 | None = None,
+        /,
+    ) -> Point: ...  # scale: (nodes, groups); tiles: (nodes, 2), -1 where the plan chooses
     def calibrate(
         self,
         active: _I32,
@@ -98,6 +106,12 @@ class Point:
     def arena_bytes(self) -> int: ...
     @property
     def steps(self) -> list[dict[str, Any]]: ...  # kernel node output is_int8 macs and byte offsets
+    @property
+    def tiles(
+        self,
+    ) -> list[
+        tuple[str, list[tuple[str, int, int]]]
+    ]: ...  # per step: shape, (name, most, rest) of each tile it can have
 
 @disjoint_base
 class Engine:

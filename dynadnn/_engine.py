@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ._arguments import positive_int
 from ._device import example_input
 from ._engine_report import EngineReport, report_engine, share_of_probe
 from ._table import Table
+from ._tune import load_tiles, tuned_tiles
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
     from ._points import Subnet
 
 
-def compile_network(net: Network, *, threads: int, isa: str | None, precision: str | None) -> Engine:
+def compile_network(net: Network, *, threads: int, isa: str | None, precision: str | None, tuned: bool) -> Engine:
     """Lower a network and bind every named point that has its tables."""
     if precision not in (None, "fp32", "bf16"):
         raise ValueError(f"precision must be 'fp32' or 'bf16', not {precision!r}")
     if precision and net.quantised:
         raise ValueError(f"precision={precision!r} is for float networks; this one is quantised to {net.views} bits")
-    return Engine(net.copy(), threads=threads, isa=isa, precision=precision)
+    tiles = load_tiles() if tuned else None
+    return Engine(net.copy(), threads=threads, isa=isa, precision=precision, tiles=tiles)
 
 
 class Engine(_core.Engine):
@@ -61,6 +64,7 @@ class Engine(_core.Engine):
 
     _net: Network
     _isa: str | None
+    _tiles: Mapping[str, str]
 
     def __new__(
         cls,
@@ -70,6 +74,7 @@ class Engine(_core.Engine):
         isa: str | None = None,
         precision: str | None = None,
         plan: _core.Plan | None = None,
+        tiles: Mapping[str, str] | None = None,
     ) -> Self:
         """Lower the network, or share an engine's plan."""
         if plan is None:
@@ -83,7 +88,7 @@ class Engine(_core.Engine):
                 precision=16 if precision == "bf16" else 32,
             )
         self = super().__new__(cls, plan, input_shape=net.shape, outputs=net.outputs)
-        self._net, self._isa = net, isa
+        self._net, self._isa, self._tiles = net, isa, tiles or {}
         for name, subnet in net.points.items():
             if subnet in net.tables or not net._needs_tables:
                 self._add(name, subnet)
@@ -96,10 +101,16 @@ class Engine(_core.Engine):
         """Nothing is left to do after `__new__`."""
 
     def _add(self, name: str, subnet: Subnet) -> None:
-        point = self.points.get(subnet) or self.plan.bind(*self._net._binding(subnet))
+        point = self.points.get(subnet) or self._make_point(subnet)
         self.points[name] = self.points[subnet] = point
         with suppress(ValueError):
             self.points[float(name)] = point
+
+    def _make_point(self, subnet: Subnet) -> _core.Point:
+        binding = self._net._binding(subnet)
+        point = self.plan.bind(*binding)
+        chosen = tuned_tiles(point, len(self._net._spec.nodes), self._tiles) if self._tiles else None
+        return point if chosen is None else self.plan.bind(*(*binding, chosen))
 
     def _bind(self, key: Any) -> _core.Point:
         """Bind a point that was not bound at compile; the last two such points are kept."""
@@ -108,7 +119,7 @@ class Engine(_core.Engine):
         subnet = self._net._find(key)
         point = self.points.get(subnet)
         if point is None:
-            point = self.plan.bind(*self._net._binding(subnet))
+            point = self._make_point(subnet)
             self._keep(subnet, point)
         return point
 
@@ -125,7 +136,7 @@ class Engine(_core.Engine):
 
     def clone(self) -> Engine:
         """Return an engine that shares weights and bound points, with its own activation memory and active point."""
-        made = Engine(self._net, isa=self._isa, plan=self.plan)
+        made = Engine(self._net, isa=self._isa, plan=self.plan, tiles=self._tiles)
         made.points.update(self.points)
         made.threads = self.threads
         made.select(self.active)

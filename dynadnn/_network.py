@@ -243,7 +243,14 @@ class Network:
 
     # ---- running ----
 
-    def compile(self, *, threads: int | None = 1, isa: str | None = None, precision: str | None = None) -> Engine:
+    def compile(
+        self,
+        *,
+        threads: int | None = 1,
+        isa: str | None = None,
+        precision: str | None = None,
+        tuned: bool = False,
+    ) -> Engine:
         """Lower the network for this CPU.
 
         Parameters
@@ -255,6 +262,8 @@ class Network:
         precision : "fp32" or "bf16", optional
             Arithmetic of a float network, fp32 without. "bf16" stores weights and activations in bfloat16 and sums in
             float32: half the memory, logits within a few percent of their range.
+        tuned : bool, default False
+            Use the tiles that `tune` measured on this CPU, if it did; without, nothing of the kind is read.
 
         Returns
         -------
@@ -263,7 +272,7 @@ class Network:
         """
         from ._engine import compile_network
 
-        return compile_network(self, threads=thread_count(threads), isa=isa, precision=precision)
+        return compile_network(self, threads=thread_count(threads), isa=isa, precision=precision, tuned=tuned)
 
     def _engine(self) -> Engine:
         if self._cached_engine is None:

@@ -86,6 +86,15 @@ typedef struct dn_map {
     int8_t size;   /* bytes of an element: 1 (u8), 2 (bf16) or 4 (float) */
 } dn_map;
 
+/* What the time of a convolution's tiles depends on. */
+typedef struct dn_conv_shape {
+    int32_t height, width, panels;
+    float steps;       /* per output */
+    int32_t chunk;     /* greatest number of steps that divides every run of input channels (int8) */
+    int32_t in_step;   /* elements between neighbouring outputs' inputs */
+    bool one_pixel;    /* sums are added to the output, so no pixel may be computed twice */
+} dn_conv_shape;
+
 typedef struct dn_step {
     int32_t op;
     dn_map in, out, second;    /* second: residual, or the other factor */
@@ -99,6 +108,7 @@ typedef struct dn_step {
     int8_t view_add, view_mask;
     int8_t bits;
     bool heavy;                /* its weights take more bytes than its maps */
+    dn_conv_shape shape;       /* convolutions, but Winograd's */
     int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
     int8_t winograd;           /* as in its op, 0: computed directly */
     bool pass_bias;            /* partial sums: every group's compensation is added before its sum */
@@ -158,6 +168,7 @@ typedef struct dn_binding {
     const dn_plan *plan;
     const dn_subnet *subnet;
     const dn_tables *tables;
+    const dn_tile *tiles; /* [nodes], or NULL: the plan chooses */
     dn_point *point;
     int32_t *alias; /* dn_graph_resolve */
     bool *skip;
@@ -280,7 +291,7 @@ static inline size_t dn_wino_place(const dn_plan_op *op, int32_t c) {
 /* Tiles that wino_s8 works on at a time: as many as keep what it holds of them, and the weights that pass by, near the core. */
 static inline int32_t dn_wino_block(int side, int32_t lanes) { return side == 4 ? DN_WINO_QUAD : lanes <= 64 ? 8 : DN_WINO_TILES; }
 /* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */
-void dn_conv_choose(dn_binding *b, dn_step *step); /* tile.c */
+dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err); /* tile.c */
 /* The tiles a convolution step uses, " 6x16" or " 6x16+6x8", for describing. */
 void dn_conv_tile_name(const dn_plan *plan, const dn_step *step, char *text, size_t size);
 

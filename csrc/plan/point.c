@@ -109,7 +109,6 @@ static int64_t step_macs(const dn_binding *b, const dn_plan_op *op) {
     return (int64_t)node->height * node->width * dn_graph_active(b->plan->graph, b->subnet->active, op->node) * node->kernel_h * node->kernel_w * fan;
 }
 
-/* Maps and bits of every step: what its tables and its run depend on. */
 /* Weights that the step reads against what it reads and writes of one image. */
 static bool is_heavy(const dn_binding *b, const dn_plan_op *op, const dn_step *step) {
     const dn_map *maps[] = {&step->in, &step->out, &step->second};
@@ -120,7 +119,8 @@ static bool is_heavy(const dn_binding *b, const dn_plan_op *op, const dn_step *s
     return (step->winograd ? weights * (size_t)dn_wino_positions(step->winograd) * sizeof(int16_t) / 9 : weights * dn_weight_size(b->plan, op)) > bytes;
 }
 
-static void describe_steps(dn_binding *b) {
+/* Maps and bits of every step: what its tables and its run depend on. */
+static dn_status describe_steps(dn_binding *b, dn_error *err) {
     for (int32_t k = 0; k < b->point->step_count; k++) {
         dn_step *step = &b->point->steps[k];
         const dn_plan_op *op = &b->plan->ops[step->op];
@@ -137,9 +137,10 @@ static void describe_steps(dn_binding *b) {
         step->heavy = is_heavy(b, op, step);
         if (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE) {
             step->parts = op->group_in ? 1 : b->plan->graph->nodes[b->root[dn_op_input(b->plan, op)]].segment_count;
-            if (op->kind == DN_DO_CONV) dn_conv_choose(b, step);
+            if (op->kind == DN_DO_CONV) DN_TRY(dn_conv_choose(b, step, err));
         }
     }
+    return DN_OK;
 }
 
 static dn_status make_tables(dn_binding *b, dn_error *err) {
@@ -150,7 +151,7 @@ static dn_status make_tables(dn_binding *b, dn_error *err) {
 
 /* Sizes first, then one block, then the numbers. dn_calibrate stops after the block. */
 dn_status dn_binding_tables(dn_binding *b, bool fill, dn_error *err) {
-    describe_steps(b);
+    DN_TRY(describe_steps(b, err));
     b->measure = true;
     DN_TRY(make_tables(b, err));
     b->point->table_bytes = b->table_used;
@@ -159,18 +160,23 @@ dn_status dn_binding_tables(dn_binding *b, bool fill, dn_error *err) {
     return fill ? make_tables(b, err) : DN_OK;
 }
 
-static dn_status bind(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
+static dn_status bind(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, const dn_tile *tiles, dn_error *err) {
     DN_TRY(dn_binding_begin(b, plan, subnet, tables, err));
+    b->tiles = tiles;
     DN_TRY(check_tables(b, err));
     DN_TRY(check_scales(b, err));
     return dn_binding_tables(b, true, err);
 }
 
 dn_status dn_point_new(dn_point **out, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
+    return dn_point_new_tiled(out, plan, subnet, tables, NULL, err);
+}
+
+dn_status dn_point_new_tiled(dn_point **out, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, const dn_tile *tiles, dn_error *err) {
     *out = NULL;
     dn_fpenv saved = dn_fpenv_enter();
     dn_binding b;
-    dn_status status = bind(&b, plan, subnet, tables, err);
+    dn_status status = bind(&b, plan, subnet, tables, tiles, err);
     if (status == DN_OK) {
         *out = b.point;
         b.point = NULL;

@@ -149,10 +149,19 @@ static int check_table_sizes(const dn_graph *graph, const table_arrays *t) {
     return -1;
 }
 
+/* int8 (nodes, 2), or None. */
+static const dn_tile *read_tiles(PyObject *object, const dn_graph *graph, int *ok) {
+    PyArrayObject *array = dn_py_array_or_none(object, NPY_INT8, 2, "tiles", ok);
+    if (!*ok || !array) return NULL;
+    *ok = PyArray_DIM(array, 0) == dn_graph_nodes(graph) && PyArray_DIM(array, 1) == 2;
+    if (!*ok) PyErr_Format(PyExc_ValueError, "tiles must have shape (%d, 2)", (int)dn_graph_nodes(graph));
+    return PyArray_DATA(array);
+}
+
 static PyObject *plan_bind(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     plan_object *self = (plan_object *)object;
     module_state *state = dn_py_state(object);
-    if (count != 6) return PyErr_Format(PyExc_TypeError, "bind takes 6 arguments, not %zd", count);
+    if (count != 6 && count != 7) return PyErr_Format(PyExc_TypeError, "bind takes 6 or 7 arguments, not %zd", count);
     const dn_graph *graph = dn_py_graph(self->graph, state);
     dn_subnet subnet;
     if (dn_py_subnet(graph, args[0], args[1], args[2], &subnet) < 0) return NULL;
@@ -161,12 +170,14 @@ static PyObject *plan_bind(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (!t.mean || !t.variance) return NULL;
     t.scale = dn_py_array_or_none(args[5], NPY_FLOAT32, -1, "scale", &ok);
     if (!ok || check_table_sizes(graph, &t) < 0) return NULL;
+    const dn_tile *tiles = read_tiles(count == 7 ? args[6] : Py_None, graph, &ok);
+    if (!ok) return NULL;
     point_object *point = (point_object *)((PyTypeObject *)state->point_type)->tp_alloc((PyTypeObject *)state->point_type, 0);
     if (!point) return NULL;
     point->plan = Py_NewRef(object);
     dn_tables tables = {PyArray_DATA(t.mean), PyArray_DATA(t.variance), t.scale ? PyArray_DATA(t.scale) : NULL};
     dn_error err = {0};
-    dn_status status = dn_point_new(&point->point, self->plan, &subnet, &tables, &err);
+    dn_status status = dn_point_new_tiled(&point->point, self->plan, &subnet, &tables, tiles, &err);
     if (status == DN_OK) return (PyObject *)point;
     Py_DECREF(point);
     return dn_py_raise(state, status, &err);
@@ -272,13 +283,39 @@ static PyObject *get_steps(PyObject *object, void *unused) {
     return list;
 }
 
+/* (shape, [(name, most, rest), ...]) per step. */
+static PyObject *step_tiles(const dn_point *point, int32_t index) {
+    char shape[96], name[32];
+    dn_tile tile;
+    dn_point_shape_name(point, index, shape);
+    PyObject *list = PyList_New(0);
+    for (int32_t i = 0; list && dn_point_tile(point, index, i, &tile, name); i++) {
+        PyObject *item = Py_BuildValue("(sii)", name, tile.most, tile.rest);
+        if (!item || PyList_Append(list, item) < 0) Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list ? Py_BuildValue("(sN)", shape, list) : NULL;
+}
+
+static PyObject *get_tiles(PyObject *object, void *unused) {
+    (void)unused;
+    const dn_point *point = ((point_object *)object)->point;
+    PyObject *list = PyList_New(dn_point_steps(point));
+    for (int32_t i = 0; list && i < dn_point_steps(point); i++) {
+        PyObject *item = step_tiles(point, i);
+        if (!item) Py_CLEAR(list);
+        else PyList_SET_ITEM(list, i, item);
+    }
+    return list;
+}
+
 static PyObject *get_table_bytes(PyObject *object, void *unused) { return (void)unused, PyLong_FromSize_t(dn_point_table_bytes(((point_object *)object)->point)); }
 static PyObject *get_arena_bytes(PyObject *object, void *unused) { return (void)unused, PyLong_FromSize_t(dn_point_arena_bytes(((point_object *)object)->point)); }
 static PyObject *get_weight_bytes(PyObject *object, void *unused) { return (void)unused, PyLong_FromSize_t(dn_plan_weight_bytes(((plan_object *)object)->plan)); }
 static PyObject *get_threads(PyObject *object, void *unused) { return (void)unused, PyLong_FromLong(((plan_object *)object)->threads); }
 
 static PyMethodDef plan_methods[] = {
-    {"bind", (PyCFunction)(void (*)(void))plan_bind, METH_FASTCALL, "bind($self, active, bits, depth, mean, variance, scale, /)\n--\n\nA Point; no weight is touched."},
+    {"bind", (PyCFunction)(void (*)(void))plan_bind, METH_FASTCALL, "bind($self, active, bits, depth, mean, variance, scale, tiles=None, /)\n--\n\nA Point; no weight is touched."},
     {"calibrate", (PyCFunction)(void (*)(void))plan_calibrate, METH_VARARGS | METH_KEYWORDS,
      "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1, kept_mean=None, kept_variance=None, mean_shift=None, variance_ratio=None)\n--\n\nMean, variance and scale of a point, layer by layer from images."},
     {NULL, NULL, 0, NULL},
@@ -302,6 +339,7 @@ static PyGetSetDef point_getset[] = {
     {"table_bytes", get_table_bytes, NULL, "Bytes of tables and steps.", NULL},
     {"arena_bytes", get_arena_bytes, NULL, "Bytes of activations while it runs.", NULL},
     {"steps", get_steps, NULL, "One dict per step.", NULL},
+    {"tiles", get_tiles, NULL, "(shape, [(name, most, rest), ...]) per step: the tiles it can have, its own first.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot point_slots[] = {

@@ -71,6 +71,35 @@ typedef struct result {
     float mean[512], variance[512], scale[MAX_NODES], logits[2][IMAGES * OUTPUTS];
 } result;
 
+/* With tiles drawn from those each step can have: the same bits. */
+static void check_tiles(const result *r, const dn_plan *plan, const dn_point *point, const dn_subnet *subnet, const dn_tables *tables, dn_engine *engine, const void *images, dn_dtype dtype) {
+    dn_tile tiles[MAX_NODES], tile;
+    float logits[IMAGES * OUTPUTS];
+    char name[32] = "", shape[96];
+    dn_error err = {0};
+    dn_step_info info;
+    dn_point *other;
+    for (int i = 0; i < MAX_NODES; i++) tiles[i] = (dn_tile){-1, -1};
+    for (int32_t k = 0; k < dn_point_steps(point); k++) {
+        int32_t count = 0;
+        while (dn_point_tile(point, k, count, &tile, name)) count++;
+        dn_point_shape_name(point, k, shape);
+        CHECK((count > 0) == (shape[0] != 0), "%s: step %d has %d tiles and the shape '%s'", N.name, k, count, shape);
+        if (!count) continue;
+        dn_point_step(point, k, &info);
+        (void)dn_point_tile(point, k, guard_below(count), &tiles[info.node], name);
+    }
+    dn_status status = dn_point_new_tiled(&other, plan, subnet, tables, tiles, &err);
+    if (status == DN_OK) status = dn_engine_run(engine, other, images, dtype, IMAGES, logits, pick(1, THREADS), NULL, NULL, &err);
+    CHECK(status == DN_OK, "%s: %s", N.name, err.message);
+    CHECK(memcmp(logits, r->logits[0], sizeof logits) == 0, "%s: tiles like %s change logits", N.name, name);
+    dn_point_free(other);
+    for (int i = 0; i < MAX_NODES; i++) tiles[i] = (dn_tile){127, -1};
+    status = dn_point_new_tiled(&other, plan, subnet, tables, tiles, &err);
+    CHECK(!name[0] || (status == DN_EINVAL && !other), "%s: a tile that does not exist gives status %d", N.name, status);
+    dn_point_free(other);
+}
+
 static int compute(result *r, dn_isa isa, int part, int8_t bits, const void *images, dn_dtype dtype) {
     dn_plan *plan;
     dn_point *point = NULL;
@@ -89,6 +118,7 @@ static int compute(result *r, dn_isa isa, int part, int8_t bits, const void *ima
     for (int k = 0; status == DN_OK && k < 2; k++)
         status = dn_engine_run(engine, point, images, dtype, IMAGES, r->logits[k], k ? THREADS : 1, NULL, NULL, &err);
     CHECK(status == DN_OK, "%s at %s, part %d: %s", N.name, dn_isa_name(isa), part, err.message);
+    if (status == DN_OK) check_tiles(r, plan, point, &subnet, &tables, engine, images, dtype);
     dn_engine_free(engine);
     dn_point_free(point);
     dn_plan_free(plan);
