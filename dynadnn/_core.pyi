@@ -65,6 +65,7 @@ class Plan:
         isa: str | None = None,
         precision: int = 32,
         least_bits: int = 2,
+        compact: bool = False,
     ) -> Self: ...
     @property
     def weight_bytes(self) -> int: ...

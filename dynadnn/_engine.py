@@ -23,14 +23,16 @@ if TYPE_CHECKING:
     from ._points import Subnet
 
 
-def compile_network(net: Network, *, threads: int, isa: str | None, precision: str | None, tuned: bool) -> Engine:
+def compile_network(
+    net: Network, *, threads: int, isa: str | None, precision: str | None, tuned: bool, compact: bool
+) -> Engine:
     """Lower a network and bind every named point that has its tables."""
     if precision not in (None, "fp32", "bf16"):
         raise ValueError(f"precision must be 'fp32' or 'bf16', not {precision!r}")
     if precision and net.quantised:
         raise ValueError(f"precision={precision!r} is for float networks; this one is quantised to {net.views} bits")
     tiles = load_tiles() if tuned else None
-    return Engine(net.copy(), threads=threads, isa=isa, precision=precision, tiles=tiles)
+    return Engine(net.copy(), threads=threads, isa=isa, precision=precision, tiles=tiles, compact=compact)
 
 
 class Engine(_core.Engine):
@@ -73,6 +75,7 @@ class Engine(_core.Engine):
         threads: int = 1,
         isa: str | None = None,
         precision: str | None = None,
+        compact: bool = False,
         plan: _core.Plan | None = None,
         tiles: Mapping[str, str] | None = None,
     ) -> Self:
@@ -86,6 +89,7 @@ class Engine(_core.Engine):
                 isa=isa,
                 least_bits=min(net.views, default=8),
                 precision=16 if precision == "bf16" else 32,
+                compact=compact,
             )
         self = super().__new__(cls, plan, input_shape=net.shape, outputs=net.outputs)
         self._net, self._isa, self._tiles = net, isa, tiles or {}

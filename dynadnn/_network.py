@@ -250,6 +250,7 @@ class Network:
         isa: str | None = None,
         precision: str | None = None,
         tuned: bool = False,
+        compact: bool = False,
     ) -> Engine:
         """Lower the network for this CPU.
 
@@ -264,6 +265,9 @@ class Network:
             float32: half the memory, logits within a few percent of their range.
         tuned : bool, default False
             Use the tiles that `tune` measured on this CPU, if it did; without, nothing of the kind is read.
+        compact : bool, default False
+            Keep every int8 weight in one byte. Without, CPUs that lack a byte dot product (AVX2) keep 8 or 3.6 bytes
+            of each weight of a 3 x 3 convolution of stride 1, which then takes half of the time. Outputs are the same.
 
         Returns
         -------
@@ -272,7 +276,9 @@ class Network:
         """
         from ._engine import compile_network
 
-        return compile_network(self, threads=thread_count(threads), isa=isa, precision=precision, tuned=tuned)
+        return compile_network(
+            self, threads=thread_count(threads), isa=isa, precision=precision, tuned=tuned, compact=compact
+        )
 
     def _engine(self) -> Engine:
         if self._cached_engine is None:

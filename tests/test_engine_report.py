@@ -198,3 +198,15 @@ def test_narrow_groups_of_a_network_are_found(images):
 def test_names_in_a_report_are_escaped():
     text = make_report({"<b>": Layer(0, True)}, steps(**{"<b>": 0.02}), steps(**{"<b>": 0.01}))._repr_html_()
     assert "<b>" not in text and "&lt;b&gt;" in text
+
+
+def test_a_compact_engine_keeps_a_byte_per_weight_and_gives_the_same_bits():
+    net = dn.nets.resnet20((16, 16, 3), 10, points=(0.5, 1.0), divisor=4, rng=0)
+    images = np.random.default_rng(0).normal(0, 1, (8, 16, 16, 3)).astype(np.float32)
+    net.recalibrate(images)
+    model = dn.quantize(net, images)
+    fast, compact = model.compile(), model.compile(compact=True)
+    for point in (0.5, 1.0):
+        np.testing.assert_array_equal(compact(images, point), fast(images, point))
+    assert compact.memory["weights"] < 1.3 * model.params(1.0)
+    assert compact.memory["weights"] <= fast.memory["weights"]

@@ -24,13 +24,11 @@ static const matrices *matrices_of(int side) { return side == 4 ? &four : &two; 
 
 void dn_wino_weights(int side, const int8_t kernel[9], int16_t transformed[DN_WINO_POSITIONS]) {
     const matrices *t = matrices_of(side);
-    for (int i = 0; i < side + 2; i++)
-        for (int j = 0; j < side + 2; j++) {
-            int sum = 0;
-            for (int y = 0; y < 3; y++)
-                for (int x = 0; x < 3; x++) sum += t->h[i][y] * kernel[3 * y + x] * t->h[j][x];
-            transformed[(side + 2) * i + j] = (int16_t)sum;
-        }
+    for (int i = 0; i < side + 2; i++) {
+        int row[3];
+        for (int x = 0; x < 3; x++) row[x] = t->h[i][0] * kernel[x] + t->h[i][1] * kernel[3 + x] + t->h[i][2] * kernel[6 + x];
+        for (int j = 0; j < side + 2; j++) transformed[(side + 2) * i + j] = (int16_t)(row[0] * t->h[j][0] + row[1] * t->h[j][1] + row[2] * t->h[j][2]);
+    }
 }
 
 /* B' d B of one channel of a tile. */

@@ -47,7 +47,7 @@ static size_t wino_bytes(const dn_plan *plan, const dn_plan_op *op, int side) {
 /* The side of Winograd's tiles, 0 if it cannot be used: 3 x 3, stride 1, at least one whole tile, and sums that fit in 32 bits also before they are divided. */
 static int32_t wino_side(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes) {
     const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
-    if (op->kind != DN_DO_CONV || !op->int8 || op->partial || !plan->kernels.conv_s8->winograd) return 0;
+    if (op->kind != DN_DO_CONV || !op->int8 || op->partial || plan->compact || !plan->kernels.conv_s8->winograd) return 0;
     if (node->kernel_h != 3 || node->kernel_w != 3 || node->stride_h != 1 || node->stride_w != 1 || node->dilation_h != 1 || node->dilation_w != 1) return 0;
     size_t fan = (size_t)(input->channels / node->groups) * 9;
     int64_t sum = largest_sum(codes, (size_t)node->channels, fan, NULL);

@@ -43,6 +43,7 @@ dn_status dn_plan_new(dn_plan **out, const dn_graph *graph, const dn_params *par
         plan->graph = graph;
         plan->threads = options->threads;
         plan->least_bits = options->least_bits;
+        plan->compact = options->compact != 0;
         plan->bf16 = options->precision == 16;
         select_kernels(plan, options->isa);
         status = make(plan, params, input_table, err);

@@ -71,6 +71,7 @@ struct dn_plan {
     size_t param_count;
     float *input_table; /* [channels][256] or NULL */
     int32_t threads, least_bits;
+    bool compact;
 };
 
 /* A map in an arena. Strides count elements. */

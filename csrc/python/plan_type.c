@@ -112,10 +112,11 @@ static int make_plan(plan_object *self, PyObject *params, PyObject *table, const
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"graph", "params", "input_table", "threads", "isa", "precision", "least_bits", NULL};
+    static char *names[] = {"graph", "params", "input_table", "threads", "isa", "precision", "least_bits", "compact", NULL};
     PyObject *graph, *params, *table = NULL, *isa = NULL;
     dn_plan_options options = {.threads = 1, .precision = 32, .least_bits = 2};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$OiOii:Plan", names, &graph, &params, &table, &options.threads, &isa, &options.precision, &options.least_bits))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$OiOiip:Plan", names, &graph, &params, &table, &options.threads, &isa, &options.precision, &options.least_bits,
+                                     &options.compact))
         return NULL;
     if (dn_py_isa(isa, &options.isa) < 0) return NULL;
     plan_object *self = (plan_object *)type->tp_alloc(type, 0);
@@ -330,7 +331,7 @@ static PyType_Slot plan_slots[] = {
     {Py_tp_dealloc, plan_dealloc},
     {Py_tp_methods, plan_methods},
     {Py_tp_getset, plan_getset},
-    {Py_tp_doc, "Plan(graph, params, *, input_table=None, threads=1, isa=None, precision=32, least_bits=2)\n--\n\nGraph and weights lowered for this CPU (immutable)."},
+    {Py_tp_doc, "Plan(graph, params, *, input_table=None, threads=1, isa=None, precision=32, least_bits=2, compact=False)\n--\n\nGraph and weights lowered for this CPU (immutable)."},
     {0, NULL},
 };
 static PyType_Spec plan_spec = {"dynadnn._core.Plan", sizeof(plan_object), 0, Py_TPFLAGS_DEFAULT, plan_slots};
