@@ -1,4 +1,4 @@
-/* dwconv_s8_avx2.c - a row of int8 depthwise convolution in AVX2, any kernel size.
+/* dwconv_s8_avx2.c - a row of int8 depthwise convolution in AVX2: any kernel size, and 3 x 3 where outputs share columns.
  *
  * There is nothing to reuse across channels, so the work is bringing bytes to vpmaddwd: taps go in pairs, both widened to 16 bits and interleaved, which costs as much as
  * multiplying them. Weights are widened, interleaved and seen through the bit view once per row and block of 16 channels, on the stack. */
@@ -74,6 +74,79 @@ AVX2_INLINE void tile(const dn_dwconv_s8_job *job, const window *t, const epilog
     }
 }
 
+/* ---- 3 x 3, neighbouring outputs one tap apart ---- */
+
+enum { TILE_3 = 4, COLUMNS_3 = TILE_3 + 2 };
+
+/* Weights of two taps in turn: 0-2 the upper two rows of a column; 3 the first two of the last row; 4 its last one, and 0. [.][0]: channels 0-7. */
+typedef struct window3 {
+    __m256i w[5][2];
+} window3;
+
+/* Two taps' bytes in turn, as 16-bit numbers. */
+AVX2_INLINE void interleave(__m256i to[2], __m128i a, __m128i b) {
+    to[0] = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b));
+    to[1] = _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b));
+}
+
+AVX2_INLINE void interleave_signed(__m256i to[2], __m128i a, __m128i b) {
+    to[0] = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b));
+    to[1] = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b));
+}
+
+AVX2 static void prepare_3(window3 *t, const dn_dwconv_s8_job *job, const int8_t *weights) {
+    const __m128i view_add = _mm_set1_epi8(job->view_add), view_mask = _mm_set1_epi8(job->view_mask);
+    __m128i w[9];
+    for (int k = 0; k < 9; k++) w[k] = _mm_and_si128(_mm_adds_epi8(_mm_loadu_si128((const __m128i *)(weights + 16 * k)), view_add), view_mask);
+    for (int k = 0; k < 3; k++) interleave_signed(t->w[k], w[k], w[3 + k]);
+    interleave_signed(t->w[3], w[6], w[7]);
+    interleave_signed(t->w[4], w[8], _mm_setzero_si128());
+}
+
+AVX2_INLINE void multiply_3(__m256i acc[2], const __m256i a[2], const __m256i w[2], int start) {
+    UNROLL for (int h = 0; h < 2; h++) {
+        const __m256i product = _mm256_madd_epi16(a[h], w[h]);
+        acc[h] = start ? product : add(acc[h], product);
+    }
+}
+
+/* Four outputs from x on, 16 channels: every column is brought into pairs once, for the up to three outputs that see it. flags, the epilogue's, may be a constant. */
+AVX2_INLINE void tile_3(const dn_dwconv_s8_job *job, const window3 *t, const epilogue16 *e, uint32_t flags, int x, int channel) {
+    const ptrdiff_t step = job->in_step;
+    const uint8_t *p = job->input + x * step + channel, *q = p + job->in_row, *r = q + job->in_row;
+    __m256i c[TILE_3][2];
+    UNROLL for (int column = 0; column < COLUMNS_3; column++, p += step, q += step, r += step) {
+        __m256i a[2];
+        interleave(a, _mm_loadu_si128((const __m128i *)p), _mm_loadu_si128((const __m128i *)q));
+        UNROLL for (int k = 0; k < 3; k++)
+            if (column - k >= 0 && column - k < TILE_3) multiply_3(c[column - k], a, t->w[k], k == 0);
+        const __m128i last = _mm_loadu_si128((const __m128i *)r);
+        interleave(a, last, column + 1 < COLUMNS_3 ? _mm_loadu_si128((const __m128i *)(r + step)) : last);
+        if (column < TILE_3) multiply_3(c[column], a, t->w[3], 0);
+        if (column >= 2) multiply_3(c[column - 2], a, t->w[4], 0);
+    }
+    UNROLL for (int i = 0; i < TILE_3; i += 2) {
+        const uint8_t *residual = flags & DN_EPI_RESIDUAL ? job->residual + (x + i) * job->residual_step + channel : NULL;
+        finish_two_u8(c[i], c[i + 1], e, flags, residual, job->residual_step, job->output + (x + i) * job->out_step + channel, job->out_step, 16);
+    }
+}
+
+AVX2 static void block_3(const dn_dwconv_s8_job *job, int channel) {
+    window3 t;
+    prepare_3(&t, job, job->weights + (ptrdiff_t)(channel / 16) * 9 * 16);
+    const epilogue16 e = epilogue16_load(&job->epilogue, channel, 0);
+    if (e.flags == 0)
+        for (int x = 0; x < job->width; x += TILE_3) tile_3(job, &t, &e, 0, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
+    else
+        for (int x = 0; x < job->width; x += TILE_3) tile_3(job, &t, &e, e.flags, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
+}
+
+AVX2_INLINE int is_3x3(const dn_dwconv_s8_job *job) {
+    return job->kernel_h == 3 && job->kernel_w == 3 && job->kh_begin == 0 && job->kh_end == 3 && job->in_tap == job->in_step && job->width >= TILE_3;
+}
+
+/* ---- a row ---- */
+
 /* A block of 16 channels (or the n < 16 last ones) along the row; the last tile overlaps the one before. */
 AVX2_INLINE void block(const dn_dwconv_s8_job *job, int channel, int n, int tail) {
     window t;
@@ -92,7 +165,11 @@ AVX2 static void run(const dn_dwconv_s8_job *job) {
         return;
     }
     int channel = 0;
-    for (; channel + 16 <= job->channels; channel += 16) block(job, channel, 16, 0);
+    const int three = is_3x3(job);
+    for (; channel + 16 <= job->channels; channel += 16) {
+        if (three) block_3(job, channel);
+        else block(job, channel, 16, 0);
+    }
     if (channel < job->channels) block(job, channel, job->channels - channel, 1);
 }
 

@@ -188,8 +188,12 @@ static void run_concat(const dn_run_context *run, const dn_step *step) {
     }
 }
 
-static void clear(uint8_t *to, const dn_map *map, int32_t pixels) {
-    memset(to, map->u8 ? map->zero : 0, (size_t)(pixels * map->pixel) * (size_t)map->size);
+/* A row of zeros, from lane `first` of every pixel on. */
+static void clear_row(uint8_t *to, const dn_map *map, int32_t first) {
+    size_t pixel = (size_t)map->pixel * (size_t)map->size, skip = (size_t)first * (size_t)map->size;
+    int zero = map->u8 ? map->zero : 0;
+    if (first == 0) memset(to, zero, (size_t)map->width * pixel);
+    for (int32_t x = 0; first > 0 && x < map->width; x++) memset(to + (size_t)x * pixel + skip, zero, pixel - skip);
 }
 
 /* Lanes [to, to + count) of the output are lanes [from, ...) of the input. */
@@ -225,9 +229,10 @@ static void copy_runs(const dn_run_context *run, const dn_step *step, const lane
 
 static void run_shortcut(const dn_run_context *run, const dn_step *step) {
     const int32_t *map = (const int32_t *)(const void *)(run->point->tables + step->extra);
+    const int32_t first = dn_first_lane(run, step);
     lane_run runs[LANE_RUNS];
-    for (int32_t y = 0; y < step->out.height; y++) clear(dn_map_at(run->target, &step->out, y, 0), &step->out, step->out.width);
-    for (int32_t lane = dn_first_lane(run, step); lane < step->out.pixel;) {
+    for (int32_t y = 0; y < step->out.height; y++) clear_row(dn_map_at(run->target, &step->out, y, 0), &step->out, first);
+    for (int32_t lane = first; lane < step->out.pixel;) {
         int32_t count = find_runs(map, step->out.pixel, &lane, runs);
         copy_runs(run, step, runs, count);
     }
