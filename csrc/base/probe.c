@@ -55,7 +55,7 @@ static const family families[] = {
 PROBE(fma_128, float, 16, "+simd", "w", FMLA)
 PROBE(dot_128, char, 16, "arch=armv8.2-a+dotprod", "w", SDOT)
 
-static const family families[] = {{"s8", "neon", DN_CPU_NEON, {dot_128, PRODUCTS * 16}}, {"f32", "neon", DN_CPU_NEON, {fma_128, PRODUCTS * 4}}};
+static const family families[] = {{"s8", "neondot", DN_CPU_DOTPROD, {dot_128, PRODUCTS * 16}}, {"f32", "neon", DN_CPU_NEON, {fma_128, PRODUCTS * 4}}};
 #else
 static const family families[] = {{"", "", 0, {NULL, 0}}};
 #endif

@@ -9,7 +9,7 @@
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
-#include "kernels/epilogue_avx2.h"
+#include "kernels/madd_avx2.h"
 
 enum {
     BLOCK = 144,       /* steps widened at a time: 3 x 3 x 64 channels in one go, and with 8 pixels 9 KB, so that weights keep most of the L1 cache */
@@ -42,12 +42,6 @@ AVX2_INLINE __m256i broadcast4(const int16_t *p) {
     return v;
 }
 
-/* c += a * b of two groups, which the compiler can neither reassociate nor pull apart: left alone, gcc sums products over unrolled steps first and spills. */
-AVX2_INLINE void multiply_add(__m256i c[2], __m256i a, __m256i b0, __m256i b1) {
-    __m256i product;
-    __asm__("vpmaddwd %4,%3,%2\n\tvpaddd %2,%0,%0\n\tvpmaddwd %5,%3,%2\n\tvpaddd %2,%1,%1" : "+&x"(c[0]), "+&x"(c[1]), "=&x"(product) : "x"(a), "x"(b0), "x"(b1));
-}
-
 /* Nothing, at the end of a loop, for every sum: without it gcc 12 lets some of them change registers within the loop, and copies them back. */
 AVX2_INLINE void settle(__m256i *sum) { __asm__("" : "+x"(*sum)); }
 
@@ -74,7 +68,7 @@ AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
                         UNROLL for (int g = 0; g < groups; g++) b[g] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 64 * k + 16 * g)));                            \
                         UNROLL for (int i = 0; i < pixels; i++) {                                                                                               \
                             __m256i v = broadcast4(a + i * (pitch) + 4 * k);                                                                                    \
-                            UNROLL for (int g = 0; g < groups; g += 2) multiply_add(&c[i][g], v, b[g], b[g + 1]);                                               \
+                            UNROLL for (int g = 0; g < groups; g += 2) multiply_add_two(&c[i][g], v, b[g], b[g + 1]);                                           \
                         }                                                                                                                                       \
                     }                                                                                                                                           \
                     UNROLL for (int i = 0; i < pixels; i++) UNROLL for (int g = 0; g < groups; g++) settle(&c[i][g]);                                               \

@@ -5,19 +5,12 @@
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
-#include "kernels/epilogue_avx2.h"
+#include "kernels/madd_avx2.h"
 
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* 16 channels of a tap; the last block may only be read up to a multiple of 4. */
 AVX2_INLINE __m256i load_input(const uint8_t *p, int tail, __m128i mask) {
     return _mm256_cvtepu8_epi16(tail ? _mm_maskload_epi32((const int *)(const void *)p, mask) : _mm_loadu_si128((const __m128i *)p));
-}
-
-/* See conv_s8_avx2.c. */
-AVX2_INLINE __m256i add(__m256i acc, __m256i product) {
-    __asm__("vpaddd %1,%0,%0" : "+x"(acc) : "x"(product));
-    return acc;
 }
 
 enum { MAX_PAIRS = 64 }; /* windows up to 11 x 11; larger ones are left to ref */
@@ -63,8 +56,8 @@ AVX2_INLINE void tile(const dn_dwconv_s8_job *job, const window *t, const epilog
         const __m256i low = t->low[k], high = t->high[k];
         UNROLL for (int i = 0; i < pixels; i++, p += step, q += step) {
             const __m256i a0 = load_input(p, tail, mask), a1 = load_input(q, tail, mask);
-            c[i][0] = add(c[i][0], _mm256_madd_epi16(_mm256_unpacklo_epi16(a0, a1), low));
-            c[i][1] = add(c[i][1], _mm256_madd_epi16(_mm256_unpackhi_epi16(a0, a1), high));
+            multiply_add(&c[i][0], _mm256_unpacklo_epi16(a0, a1), low);
+            multiply_add(&c[i][1], _mm256_unpackhi_epi16(a0, a1), high);
         }
     }
     UNROLL for (int i = 0; i < pixels; i++) {
@@ -105,8 +98,8 @@ AVX2 static void prepare_3(window3 *t, const dn_dwconv_s8_job *job, const int8_t
 
 AVX2_INLINE void multiply_3(__m256i acc[2], const __m256i a[2], const __m256i w[2], int start) {
     UNROLL for (int h = 0; h < 2; h++) {
-        const __m256i product = _mm256_madd_epi16(a[h], w[h]);
-        acc[h] = start ? product : add(acc[h], product);
+        if (start) acc[h] = _mm256_madd_epi16(a[h], w[h]);
+        else multiply_add(&acc[h], a[h], w[h]);
     }
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
+#include "kernels/madd_avx2.h"
 #include "kernels/wino2_avx2.h"
 #include "kernels/wino4_avx2.h"
 
@@ -38,16 +39,6 @@ AVX2_INLINE __m256i broadcast_pair(const int16_t *p) {
     return _mm256_set1_epi32(pair);
 }
 
-/* c += a * b of one tile, in one statement: gcc 12 would reassociate sums over unrolled steps, and copies some of them in the loop where only the add is opaque. */
-AVX2_INLINE void multiply_add(__m256i c[2], __m256i a, const __m256i b[2], int halves) {
-    __m256i product;
-    if (halves == 1) __asm__("vpmaddwd %3,%2,%1\n\tvpaddd %1,%0,%0" : "+x"(c[0]), "=&x"(product) : "x"(a), "x"(b[0]));
-    else
-        __asm__("vpmaddwd %4,%3,%2\n\tvpaddd %2,%0,%0\n\tvpmaddwd %5,%3,%2\n\tvpaddd %2,%1,%1"
-                : "+&x"(c[0]), "+&x"(c[1]), "=&x"(product)
-                : "x"(a), "x"(b[0]), "x"(b[1]));
-}
-
 /* 4 tiles x 8 * halves outputs of one position: c = or += the run's products. */
 AVX2_INLINE void multiply(__m256i c[QUAD][2], const int16_t *v, size_t lanes, const int16_t *w, int count, int halves, int start) {
     int k = 0;
@@ -61,7 +52,11 @@ AVX2_INLINE void multiply(__m256i c[QUAD][2], const int16_t *v, size_t lanes, co
     for (; k < count; k += 2, w += 32) {
         __m256i b[2];
         UNROLL for (int h = 0; h < halves; h++) b[h] = _mm256_loadu_si256((const __m256i *)(w + 16 * h));
-        UNROLL for (int i = 0; i < QUAD; i++) multiply_add(c[i], broadcast_pair(v + (size_t)i * lanes + k), b, halves);
+        UNROLL for (int i = 0; i < QUAD; i++) {
+            const __m256i a = broadcast_pair(v + (size_t)i * lanes + k);
+            if (halves == 2) multiply_add_two(c[i], a, b[0], b[1]);
+            else multiply_add(&c[i][0], a, b[0]);
+        }
     }
 }
 

@@ -250,7 +250,7 @@ static dn_status take_memory(dn_calibration *c, dn_error *err) {
         elements = dn_size_max(elements, (size_t)out->pixel * (size_t)out->height * (size_t)out->width);
     }
     c->real_stride = dn_round_up(elements, 16);
-    c->lane_bytes = dn_round_up(point->arena_bytes + 64, 64);
+    c->lane_bytes = dn_arena_stride(point);
     DN_TRY(dn_alloc((void **)&c->arenas, c->images, c->lane_bytes, err));
     DN_TRY(dn_alloc((void **)&c->scratch, (size_t)c->threads, dn_size_max(point->scratch_bytes, 64), err));
     DN_TRY(dn_alloc((void **)&c->real, c->images, c->real_stride * sizeof(float), err));

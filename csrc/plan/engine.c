@@ -69,14 +69,13 @@ int64_t dn_engine_macs(const dn_engine *engine) { return engine->macs; }
 
 enum { TOGETHER = 4, NEAR_BYTES = 1 << 19 }; /* images whose arenas fit near the core share what a step fetches: weights above all */
 
-static size_t arena_stride(const dn_point *point) { return dn_round_up(point->arena_bytes + 64, 64); }
 static size_t together(const dn_point *point, size_t images) {
-    size_t most = NEAR_BYTES / arena_stride(point);
+    size_t most = NEAR_BYTES / dn_arena_stride(point);
     if (most > TOGETHER) most = TOGETHER;
     if (most > images) most = images;
     return most ? most : 1;
 }
-static size_t lane_bytes(const dn_point *point, int32_t threads, size_t images) { return images * arena_stride(point) + (size_t)threads * point->scratch_bytes; }
+static size_t lane_bytes(const dn_point *point, int32_t threads, size_t images) { return images * dn_arena_stride(point) + (size_t)threads * point->scratch_bytes; }
 
 static dn_status reserve(dn_engine *engine, size_t bytes, dn_error *err) {
     if (bytes <= engine->bytes) return DN_OK;
@@ -114,7 +113,7 @@ static size_t groups_of(const batch *b) { return (b->images + b->group - 1) / b-
 
 /* Steps [begin, end) of image i of the group that starts at image `first`. */
 static void run_steps(const batch *b, size_t first, size_t i, int lane, int32_t begin, int32_t end) {
-    const size_t stride = arena_stride(b->run.point);
+    const size_t stride = dn_arena_stride(b->run.point);
     dn_run_context run = b->run;
     run.arena = run.target = b->run.arena + (size_t)lane * b->lane + i * stride;
     run.scratch = b->run.arena + (size_t)lane * b->lane + b->group * stride;
@@ -294,7 +293,7 @@ dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const v
     for (size_t i = 0; status == DN_OK && i < n; i++) {
         dn_run_context run = b.run;
         run.arena = run.target = engine->memory;
-        run.scratch = run.arena + dn_round_up(point->arena_bytes + 64, 64);
+        run.scratch = run.arena + dn_arena_stride(point);
         run.input = (const uint8_t *)input + i * b.image_bytes;
         for (const dn_step *k = point->steps; k <= step; k++) dn_run_step(&run, k);
         copy_map(&run, step, output + i * values);

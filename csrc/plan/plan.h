@@ -283,6 +283,9 @@ static inline size_t dn_weight_step(const dn_plan *plan, const dn_plan_op *op) {
 static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {
     return op->int8 && step->parts == 1 && !op->partial && node->dilation_w == 1 && lanes == step->in.pixel && (size_t)lanes * 16 == op->tap_stride;
 }
+/* Bytes from one image's arena to the next. */
+static inline size_t dn_arena_stride(const dn_point *point) { return dn_round_up(point->arena_bytes + 64, 64); }
+
 enum { DN_WINO_RUNS = 160, DN_WINO_CHUNK = 16 }; /* pieces of input channels within a chunk: more than that go the direct way */
 /* Where input channel c stands in a panel: [chunk][position][channel / 2][16 outputs][2 channels]. A narrow sub-net reads the first chunks from end to end; were positions
  * outermost, it would read a part of each, all in the same few sets of the cache. */
