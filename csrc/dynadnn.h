@@ -152,7 +152,7 @@ typedef struct dn_plan_options {
     dn_isa isa;        /* the highest level kernels may use */
     int32_t precision; /* of layers that are not quantised: 32 (fp32); 16 (bf16 weights and activations, fp32 sums), if none is quantised */
     int32_t least_bits; /* the fewest bits a point may ask of a quantised layer, 2..8: 8 lets layers keep their weights in one form only */
-    int32_t compact;    /* != 0: a byte for every int8 weight, also where more of them would be faster */
+    int32_t compact;    /* != 0: a byte for every int8 weight, also where more of them would be a little faster */
 } dn_plan_options;
 
 /* graph must outlive the plan. params: per node; a node with codes runs in int8, others in float. input_table: [channels][256] preprocessed value of each byte, or NULL

@@ -27,7 +27,7 @@ KERNELS = {
     "conv_s8_avx2": ("vpmaddwd", 16),
     "conv_s8_avxvnni": ("vpdpbusd", 12),
     "conv_s8_avx512": ("vpdpbusd", 82),
-    "wino_s8_avx2": ("vpmaddwd", 2),
+    "wino_s8_avx2": ("vpmaddwd", 6),
     "conv_f32_avx2": ("vfmadd231ps", 7),
     "conv_f32_avx512": ("vfmadd231ps", 13),
     "conv_bf16_avx2": ("vfmadd231ps", 7),

@@ -147,7 +147,7 @@ INLINE void tile(const dn_conv_s8_job *job, int mr, int nr, int steps, int form,
             }
         }
     }
-    if (view || job->epilogue.flags & ~(uint32_t)DN_EPI_RESIDUAL) {
+    if (view || job->epilogue.flags & ~(uint32_t)(DN_EPI_RESIDUAL | DN_EPI_BOUNDED)) {
         __m512i acc[MAX_MR * MAX_NR];
         UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nr; j++) acc[i * nr + j] = c[i][j];
         finish_rare(job, acc, mr, nr, form);

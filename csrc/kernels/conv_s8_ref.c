@@ -3,19 +3,13 @@
 
 enum { PANEL = 16, STEP = 4 }; /* outputs in a panel; channels in a step */
 
-static int view_weight(int weight, const dn_conv_s8_job *job) {
-    int sum = weight + job->view_add;
-    sum = sum < -128 ? -128 : sum > 127 ? 127 : sum;
-    return (int8_t)(sum & job->view_mask);
-}
-
 /* One pixel times one output: the list's entries in order, one step each. */
 static int32_t dot(const dn_conv_s8_job *job, ptrdiff_t base, size_t panel, int lane, int view) {
     int32_t acc = 0;
     for (size_t t = 0; t < job->tap_count; t++) {
         const uint8_t *a = job->input + base + job->taps[t].input;
         const int8_t *w = job->weights + panel * job->panel_stride + job->taps[t].weight + lane * STEP;
-        for (int c = 0; c < STEP; c++) acc += a[c] * (view ? view_weight(w[c], job) : w[c]);
+        for (int c = 0; c < STEP; c++) acc += a[c] * (view ? view_weight(w[c], job->view_add, job->view_mask) : w[c]);
     }
     return acc;
 }

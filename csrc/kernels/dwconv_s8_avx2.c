@@ -128,8 +128,8 @@ AVX2 static void block_3(const dn_dwconv_s8_job *job, int channel) {
     window3 t;
     prepare_3(&t, job, job->weights + (ptrdiff_t)(channel / 16) * 9 * 16);
     const epilogue16 e = epilogue16_load(&job->epilogue, channel, 0);
-    if (e.flags == 0)
-        for (int x = 0; x < job->width; x += TILE_3) tile_3(job, &t, &e, 0, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
+    if (e.flags == DN_EPI_BOUNDED)
+        for (int x = 0; x < job->width; x += TILE_3) tile_3(job, &t, &e, DN_EPI_BOUNDED, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
     else
         for (int x = 0; x < job->width; x += TILE_3) tile_3(job, &t, &e, e.flags, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
 }

@@ -61,6 +61,7 @@ AVX2_INLINE __m256 swap_quarters(__m256 v) { return _mm256_castpd_ps(_mm256_perm
 /* What stays the same over the pixels of one panel. */
 typedef struct epilogue16 {
     __m256 scale[2], bias[2], residual_scale, lo, hi, out_scale, out_zero;
+    __m256i most; /* hi as bytes, where the flags hold DN_EPI_BOUNDED */
     uint32_t flags;
     int paired;
 } epilogue16;
@@ -71,6 +72,7 @@ AVX2_INLINE epilogue16 epilogue16_load(const dn_epilogue *e, ptrdiff_t channel, 
                     .hi = _mm256_set1_ps(e->hi),
                     .out_scale = _mm256_set1_ps(e->out_scale),
                     .out_zero = _mm256_set1_ps(e->out_zero),
+                    .most = _mm256_set1_epi8((char)(e->flags & DN_EPI_BOUNDED ? (int)e->hi : 0)),
                     .flags = e->flags,
                     .paired = paired};
     for (int i = 0; i < 2; i++) {
@@ -121,20 +123,21 @@ AVX2_INLINE __m256i pack16_twice(__m256i a0, __m256i a1, __m256i b0, __m256i b1,
     return _mm256_shuffle_epi8(_mm256_permute4x64_epi64(bytes, 0xd8), order);
 }
 
-/* Sums to integers 0..255. `flags`, the epilogue's, may be a constant. */
+/* Sums to integers, which packing makes 0..255, and limit_bytes what they should be. `flags`, the epilogue's, may be a constant. */
 AVX2_INLINE void quantize_sums(__m256i acc0, __m256i acc1, const epilogue16 *e, uint32_t flags, const uint8_t *residual, int n, __m256i q[2]) {
     __m256 v[2] = {_mm256_fmadd_ps(_mm256_cvtepi32_ps(acc0), e->scale[0], e->bias[0]), _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc1), e->scale[1], e->bias[1])};
     if (flags & DN_EPI_RESIDUAL) add_residual(v, residual, n, e);
     if (flags & DN_EPI_HARDSWISH) v[0] = hardswish(v[0], e), v[1] = hardswish(v[1], e);
-    q[0] = clamp_round(v[0], e->lo, e->hi);
-    q[1] = clamp_round(v[1], e->lo, e->hi);
+    UNROLL for (int i = 0; i < 2; i++) q[i] = flags & DN_EPI_BOUNDED ? _mm256_cvtps_epi32(v[i]) : clamp_round(v[i], e->lo, e->hi);
 }
+
+AVX2_INLINE __m256i limit_bytes(__m256i bytes, const epilogue16 *e, uint32_t flags) { return flags & DN_EPI_BOUNDED ? _mm256_min_epu8(bytes, e->most) : bytes; }
 
 /* acc -> n bytes at out. */
 AVX2_INLINE void finish_u8(__m256i acc0, __m256i acc1, const epilogue16 *e, const uint8_t *residual, uint8_t *out, int n) {
     __m256i q[2];
     quantize_sums(acc0, acc1, e, e->flags, residual, n, q);
-    store_bytes(out, pack16(q[0], q[1], e->paired), n);
+    store_bytes(out, _mm256_castsi256_si128(limit_bytes(_mm256_castsi128_si256(pack16(q[0], q[1], e->paired)), e, e->flags)), n);
 }
 
 /* Two pixels, `out_step` and `residual_step` bytes apart. */
@@ -143,7 +146,7 @@ AVX2_INLINE void finish_two_u8(const __m256i a[2], const __m256i b[2], const epi
     __m256i p[2], q[2];
     quantize_sums(a[0], a[1], e, flags, residual, n, p);
     quantize_sums(b[0], b[1], e, flags, flags & DN_EPI_RESIDUAL ? residual + residual_step : NULL, n, q);
-    const __m256i bytes = pack16_twice(p[0], p[1], q[0], q[1], e->paired);
+    const __m256i bytes = limit_bytes(pack16_twice(p[0], p[1], q[0], q[1], e->paired), e, flags);
     store_bytes(out, _mm256_castsi256_si128(bytes), n);
     store_bytes(out + out_step, _mm256_extracti128_si256(bytes, 1), n);
 }
@@ -165,24 +168,28 @@ AVX2_INLINE void finish_f32(__m256i acc0, __m256i acc1, const epilogue16 *e, con
     for (int i = 0; i < 2; i++) _mm256_maskstore_ps(out + 8 * i, mask[i], e->paired ? swap_quarters(v[i]) : v[i]);
 }
 
-AVX2_INLINE void finish_pixels(const dn_conv_s8_job *job, const __m256i (*acc)[2], const epilogue16 *e, int channel, int mr, int n, const ptrdiff_t *out, const ptrdiff_t *residual) {
+/* n and flags are constants where it matters. */
+AVX2_INLINE void finish_pixels(const dn_conv_s8_job *job, const __m256i (*acc)[2], const epilogue16 *e, uint32_t flags, int channel, int mr, int n, const ptrdiff_t *out,
+                               const ptrdiff_t *residual) {
     uint8_t *to = (uint8_t *)job->output + channel;
+    const uint8_t *add = flags & DN_EPI_RESIDUAL ? job->residual + channel : NULL;
     int i = 0;
-    for (; i + 2 <= mr; i += 2)
-        finish_two_u8(acc[i], acc[i + 1], e, e->flags, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, residual[i + 1] - residual[i], to + out[i], out[i + 1] - out[i], n);
-    if (i < mr) finish_u8(acc[i][0], acc[i][1], e, e->flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, to + out[i], n);
+    for (; i + 2 <= mr; i += 2) finish_two_u8(acc[i], acc[i + 1], e, flags, add ? add + residual[i] : NULL, residual[i + 1] - residual[i], to + out[i], out[i + 1] - out[i], n);
+    if (i < mr) finish_u8(acc[i][0], acc[i][1], e, add ? add + residual[i] : NULL, to + out[i], n);
 }
 
 /* A convolution's sums of mr pixels x n channels of one panel, to where `out` says; a full panel and half a one get code of their own. */
 AVX2_INLINE void finish_panel(const dn_conv_s8_job *job, const __m256i (*acc)[2], int panel, int mr, int n, const ptrdiff_t *out, const ptrdiff_t *residual, int paired) {
+    enum { PLAIN = DN_EPI_BOUNDED, ADDING = DN_EPI_BOUNDED | DN_EPI_RESIDUAL };
     const int channel = 16 * panel;
     const epilogue16 e = epilogue16_load(&job->epilogue, channel, paired);
     if (e.flags & DN_CONV_F32_OUT)
         for (int i = 0; i < mr; i++)
             finish_f32(acc[i][0], acc[i][1], &e, e.flags & DN_EPI_RESIDUAL ? job->residual + residual[i] + channel : NULL, (float *)job->output + out[i] + channel, n);
-    else if (n == 16) finish_pixels(job, acc, &e, channel, mr, 16, out, residual);
-    else if (n == 8) finish_pixels(job, acc, &e, channel, mr, 8, out, residual);
-    else finish_pixels(job, acc, &e, channel, mr, n, out, residual);
+    else if (n == 16 && e.flags == PLAIN) finish_pixels(job, acc, &e, PLAIN, channel, mr, 16, out, residual);
+    else if (n == 16 && e.flags == ADDING) finish_pixels(job, acc, &e, ADDING, channel, mr, 16, out, residual);
+    else if (n % 8 == 0) finish_pixels(job, acc, &e, e.flags, channel, mr, n == 8 ? 8 : 16, out, residual);
+    else finish_pixels(job, acc, &e, e.flags, channel, mr, n, out, residual);
 }
 
 #endif

@@ -25,7 +25,12 @@
  * v = min(max(v, lo), hi);
  * u8 and bf16 output: round to nearest even.
  * Here and above max(v, a) is a > v ? a : v and min(v, a) is a < v ? a : v (maxps, minps with v second): a NaN stays a NaN, and of two zeros v's is kept. */
-enum { DN_EPI_RESIDUAL = 1, DN_EPI_HARDSWISH = 2 };
+enum {
+    DN_EPI_RESIDUAL = 1,
+    DN_EPI_HARDSWISH = 2,
+    DN_EPI_BOUNDED = 4 /* u8 output without hardswish: lo is 0, hi is whole, and |v| < 2^31 whatever acc is. Then limits may as well be applied to rounded integers: packing them
+                        * into bytes, which saturates, costs nothing more. Kernels may ignore it. */
+};
 typedef struct dn_epilogue {
     const float *scale, *bias; /* from the first channel the kernel writes; readable up to the next multiple of 16 */
     float residual_scale, lo, hi;
@@ -85,28 +90,31 @@ typedef struct dn_conv_s8 {
  * weights at most 9 * 127 or 144 * 127: all fit in 16 bits. Products may be added modulo 2^32: 4 * sum must fit in 32 bits, or 64 * sum, for 576 = 9 * 64 and division by 9 is a
  * multiplication modulo 2^32. */
 
-enum { DN_WINO_SIDE = 4, DN_WINO_POSITIONS = 36, DN_WINO_TILES = 16, DN_WINO_QUAD = 4 }; /* the most; side: 2 or 4 outputs */
+enum { DN_WINO_SIDE = 4, DN_WINO_POSITIONS = 36, DN_WINO_TILES = 32, DN_WINO_QUAD = 4 }; /* the most; side: 2 or 4 outputs */
 /* Bits by which the division makes a sum longer. */
 static inline int dn_wino_bits(int side) { return side == 4 ? 6 : 2; }
 static inline int dn_wino_positions(int side) { return (side + 2) * (side + 2); }
 typedef struct dn_run {
     int32_t input, weight, count;
 } dn_run;
-/* Tiles of side x side outputs, anywhere and overlapping. Weights: [panel][position][channel / 2][16 outputs][2 channels] in 16 bits. */
+/* Tiles of side x side outputs, anywhere and overlapping. Weights: [panel][position][channel / 2][16 outputs][2 channels] in 16 bits, or those of conv_s8, which are then
+ * transformed on the way, a few channels at a time. */
 typedef struct dn_wino_s8_job {
     const uint8_t *input;   /* tile i reads a square of side + 2 pixels from input + in_offset[i] on */
-    const int16_t *weights; /* first panel */
+    const int16_t *weights; /* first panel, NULL: */
+    const int8_t *packed;   /* first panel, P16 */
     void *output;           /* u8 or f32 */
     const uint8_t *residual;
     uint8_t *scratch; /* dn_wino_scratch(side, tiles, lanes) bytes, aligned to 64 */
-    const dn_run *runs; /* segments: first lane, offset in a position's weights (elements), lanes */
-    size_t run_count, panel_stride, position_stride; /* strides in elements of the weights */
+    const dn_run *runs; /* segments: first lane, offset in a position's (a tap's) weights (elements), lanes */
+    size_t run_count, panel_stride, position_stride; /* strides in elements of the weights; packed: position_stride from tap to tap */
     ptrdiff_t in_row, in_step, out_row, out_step, residual_row, residual_step;
     const int32_t *in_offset, *out_offset, *residual_offset; /* [tiles] elements from the bases */
     int32_t side;         /* 2 or 4 */
     int32_t tiles;        /* a multiple of DN_WINO_QUAD, at most DN_WINO_TILES */
     int32_t lanes;        /* input channels, a multiple of 4 */
     int32_t panels, last; /* channels of the last panel to store, 1..16 */
+    int8_t view_add, view_mask; /* packed: as in conv_s8 */
     dn_epilogue epilogue; /* flags may also hold DN_CONV_F32_OUT */
 } dn_wino_s8_job;
 typedef struct dn_wino_s8 {
@@ -121,8 +129,12 @@ static inline int dn_wino_sum_factor(int side) { return side == 4 ? 16 : 1; }
  * of two would let positions push one another out of the cache. */
 static inline size_t dn_wino_input_stride(int32_t tiles, int32_t lanes) { return (size_t)tiles * (size_t)lanes + 32; }
 static inline size_t dn_wino_product_stride(int32_t tiles) { return (size_t)tiles * 16 + 16; }
-static inline size_t dn_wino_scratch(int side, int32_t tiles, int32_t lanes) {
-    return (size_t)dn_wino_positions(side) * (dn_wino_input_stride(tiles, lanes) * sizeof(int16_t) + dn_wino_product_stride(tiles) * sizeof(int32_t));
+/* Packed weights are transformed for a part of so many channels at a time. Inputs then stand part by part, [position][tile][DN_WINO_PART]. */
+enum { DN_WINO_PART = 16 };
+static inline size_t dn_wino_part_stride(void) { return DN_WINO_PART * 16 + 32; }
+static inline size_t dn_wino_scratch(int side, int32_t tiles, int32_t lanes, bool packed) {
+    size_t inputs = packed ? (size_t)tiles * (size_t)(lanes + DN_WINO_PART) + dn_wino_part_stride() : dn_wino_input_stride(tiles, lanes);
+    return (size_t)dn_wino_positions(side) * (inputs * sizeof(int16_t) + dn_wino_product_stride(tiles) * sizeof(int32_t));
 }
 
 /* ---- dwconv_s8: one output row of a depthwise convolution ---- */

@@ -6,6 +6,13 @@
 
 #include "kernels/kernels.h"
 
+/* A weight as nested precision sees it. */
+static inline int8_t view_weight(int weight, int8_t add, int8_t mask) {
+    int sum = weight + add;
+    sum = sum < -128 ? -128 : sum > 127 ? 127 : sum;
+    return (int8_t)(sum & mask);
+}
+
 /* The sum of output channel `channel` to element `at` of the output; `residual` points at the byte that is added where the flags ask for one. */
 static inline void store_s8(const dn_epilogue *e, int32_t acc, size_t channel, void *output, ptrdiff_t at, const uint8_t *residual) {
     float v, *out_f32 = (float *)output;

@@ -41,13 +41,24 @@ static int transformed_input(const dn_wino_s8_job *job, const uint8_t *d, int po
     return sum;
 }
 
-static int64_t product(const dn_wino_s8_job *job, const uint8_t *d, const int16_t *panel, int lane, int position) {
+/* The weight of input channel c of a run at one position. */
+static int16_t transformed_weight(const dn_wino_s8_job *job, const dn_run *run, int c, int panel, int lane, int position) {
+    if (!job->packed)
+        return job->weights[(size_t)panel * job->panel_stride + (size_t)position * job->position_stride + (size_t)run->weight + (size_t)(c / 2 * 2 * PANEL + lane * 2 + c % 2)];
+    int8_t kernel[9];
+    int16_t transformed[DN_WINO_POSITIONS];
+    for (int t = 0; t < 9; t++)
+        kernel[t] = view_weight(job->packed[(size_t)panel * job->panel_stride + (size_t)t * job->position_stride + (size_t)run->weight + (size_t)(c / 4 * 4 * PANEL + lane * 4 + c % 4)],
+                                job->view_add, job->view_mask);
+    dn_wino_weights(job->side, kernel, transformed);
+    return transformed[position];
+}
+
+static int64_t product(const dn_wino_s8_job *job, const uint8_t *d, int panel, int lane, int position) {
     int64_t sum = 0;
-    for (size_t r = 0; r < job->run_count; r++) {
-        const dn_run *run = &job->runs[r];
-        const int16_t *w = panel + (size_t)position * job->position_stride + run->weight + lane * 2;
-        for (int c = 0; c < run->count; c++) sum += w[c / 2 * 2 * PANEL + c % 2] * transformed_input(job, d + run->input + c, position);
-    }
+    for (size_t r = 0; r < job->run_count; r++)
+        for (int c = 0; c < job->runs[r].count; c++)
+            sum += transformed_weight(job, &job->runs[r], c, panel, lane, position) * transformed_input(job, d + job->runs[r].input + c, position);
     return sum;
 }
 
@@ -56,7 +67,7 @@ static void output(const dn_wino_s8_job *job, int tile, int panel, int lane) {
     const uint8_t *d = job->input + job->in_offset[tile];
     const int adds = (job->epilogue.flags & DN_EPI_RESIDUAL) != 0, channel = panel * PANEL + lane, read = job->side + 2;
     int64_t m[DN_WINO_POSITIONS];
-    for (int i = 0; i < read * read; i++) m[i] = product(job, d, job->weights + (size_t)panel * job->panel_stride, lane, i);
+    for (int i = 0; i < read * read; i++) m[i] = product(job, d, panel, lane, i);
     for (int y = 0; y < job->side; y++)
         for (int x = 0; x < job->side; x++) {
             int64_t sum = 0;

@@ -1,5 +1,6 @@
 /* pack.c - copies weights into the layout of the kernels, once, at full width. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -19,42 +20,57 @@ static int32_t tap_channels(const dn_plan *plan, const dn_plan_op *op) {
     return channels;
 }
 
-/* The largest of the outputs' sums of |code| * 255, which bound an accumulator. */
-static int64_t largest_sum(const int8_t *codes, size_t outputs, size_t fan, size_t *where) {
-    int64_t largest = -1;
+/* What a weight counts at most, in any of the views that the plan may have to show. */
+static int64_t magnitude(const dn_plan *plan, int32_t code) {
+    int32_t most = abs(code);
+    for (int32_t bits = plan->least_bits; bits < 8; bits++)
+        if (abs(dn_view_code(code, bits)) > most) most = abs(dn_view_code(code, bits));
+    return most;
+}
+
+/* The largest sum that any activations can make of an output's products: they are 0 to 255, so either all that meet positive weights are 255 and the others 0, or the reverse. */
+static int64_t largest_sum(const dn_plan *plan, const int8_t *codes, size_t outputs, size_t fan, size_t *where) {
+    int64_t largest = -1, magnitudes[256];
+    for (int32_t code = -128; code < 128; code++) magnitudes[code + 128] = magnitude(plan, code);
     for (size_t o = 0; o < outputs; o++) {
-        int64_t sum = 0;
-        for (size_t k = 0; k < fan; k++) sum += codes[o * fan + k] < 0 ? -codes[o * fan + k] : codes[o * fan + k];
-        if (sum * 255 <= largest) continue;
-        largest = sum * 255;
+        int64_t sums[2] = {0, 0};
+        for (size_t k = 0; k < fan; k++) sums[codes[o * fan + k] < 0] += magnitudes[codes[o * fan + k] + 128];
+        int64_t sum = 255 * (sums[0] > sums[1] ? sums[0] : sums[1]);
+        if (sum <= largest) continue;
+        largest = sum;
         if (where) *where = o;
     }
     return largest;
 }
 
-/* Products per output channel and input channel that tiles of one size take; tiles are computed by quads. */
-static size_t wino_products(const dn_node *node, int side) {
-    size_t tiles = dn_ceil_div((size_t)node->height, (size_t)side) * dn_ceil_div((size_t)node->width, (size_t)side);
-    return dn_round_up(tiles, DN_WINO_QUAD) * (size_t)dn_wino_positions(side);
+/* Additions and multiplications per 16 outputs and 2 input channels: of the products, which are computed by quads of tiles, and of weights transformed once per block of them. */
+static size_t wino_cost(const dn_node *node, int side, bool stored) {
+    size_t tiles = dn_round_up(dn_ceil_div((size_t)node->height, (size_t)side) * dn_ceil_div((size_t)node->width, (size_t)side), DN_WINO_QUAD);
+    size_t transform = stored ? 0 : side == 4 ? 400 : 140;
+    return 4 * tiles * (size_t)dn_wino_positions(side) + dn_ceil_div(tiles, (size_t)dn_wino_block(side, 0, true)) * transform;
 }
 
-/* Weights of 4 x 4 tiles take 8 bytes each: more of them than a cache near the core holds are worth fetching only for maps that use them several times. */
-enum { NEAR = 1 << 19, FAR_PIXELS = 256 };
-static size_t wino_bytes(const dn_plan *plan, const dn_plan_op *op, int side) {
-    return (size_t)plan->graph->nodes[op->node].channels * (size_t)tap_channels(plan, op) * (size_t)dn_wino_positions(side) * sizeof(int16_t);
+/* More transformed weights than a cache near the core holds cost more to fetch than to make. */
+enum { NEAR = 1 << 19 };
+static bool is_stored(const dn_plan *plan, const dn_plan_op *op, int side) {
+    return !plan->compact && (size_t)plan->graph->nodes[op->node].channels * (size_t)tap_channels(plan, op) * (size_t)dn_wino_positions(side) * sizeof(int16_t) <= NEAR;
 }
 
 /* The side of Winograd's tiles, 0 if it cannot be used: 3 x 3, stride 1, at least one whole tile, and sums that fit in 32 bits also before they are divided. */
-static int32_t wino_side(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes) {
+static void choose_wino(const dn_plan *plan, dn_plan_op *op, const int8_t *codes) {
     const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
-    if (op->kind != DN_DO_CONV || !op->int8 || op->partial || plan->compact || !plan->kernels.conv_s8->winograd) return 0;
-    if (node->kernel_h != 3 || node->kernel_w != 3 || node->stride_h != 1 || node->stride_w != 1 || node->dilation_h != 1 || node->dilation_w != 1) return 0;
+    if (op->kind != DN_DO_CONV || !op->int8 || op->partial || !plan->kernels.conv_s8->winograd) return;
+    if (node->kernel_h != 3 || node->kernel_w != 3 || node->stride_h != 1 || node->stride_w != 1 || node->dilation_h != 1 || node->dilation_w != 1) return;
     size_t fan = (size_t)(input->channels / node->groups) * 9;
-    int64_t sum = largest_sum(codes, (size_t)node->channels, fan, NULL);
+    int64_t sum = largest_sum(plan, codes, (size_t)node->channels, fan, NULL);
     int32_t least = node->height < node->width ? node->height : node->width;
-    bool two = least >= 2 && sum << dn_wino_bits(2) <= INT32_MAX, four = least >= 4 && sum << dn_wino_bits(4) <= INT32_MAX;
-    if (input->segment_count + input->channels / DN_WINO_CHUNK > DN_WINO_RUNS || !two) return 0;
-    return four && wino_products(node, 4) < wino_products(node, 2) && (wino_bytes(plan, op, 4) <= NEAR || node->height * node->width >= FAR_PIXELS) ? 4 : 2;
+    if (input->segment_count + input->channels / DN_WINO_CHUNK > DN_WINO_RUNS) return;
+    for (int side = 2; side <= 4; side += 2) {
+        bool stored = is_stored(plan, op, side);
+        if (least < side || sum << dn_wino_bits(side) > INT32_MAX || (op->winograd && wino_cost(node, 2, op->stored) <= wino_cost(node, 4, stored))) continue;
+        op->winograd = side;
+        op->stored = stored;
+    }
 }
 
 static dn_status place_wino(const dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *err) {
@@ -79,7 +95,7 @@ static dn_status place(dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *er
         op->panel_stride = op->tap_stride * taps;
         op->group_stride = op->panel_stride * dn_ceil_div((size_t)op->group_out, PANEL);
         if (!dn_size_mul(op->group_stride, (size_t)op->pack_groups, &bytes)) return dn_fail(err, DN_ENOMEM, "%s: weights do not fit in memory", node->name);
-        if (op->winograd) DN_TRY(place_wino(plan, op, used, err));
+        if (op->stored) DN_TRY(place_wino(plan, op, used, err));
         if (!op->direct) return DN_OK;
         op->weight_offset = *used;
     }
@@ -92,7 +108,7 @@ static dn_status check_accumulator(const dn_plan *plan, const dn_plan_op *op, co
     const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
     size_t fan = (size_t)(input->channels / node->groups) * (size_t)node->kernel_h * (size_t)node->kernel_w;
     size_t output;
-    if (largest_sum(codes, (size_t)node->channels, fan, &output) > INT32_MAX)
+    if (largest_sum(plan, codes, (size_t)node->channels, fan, &output) > INT32_MAX)
         return dn_fail(err, DN_EUNSUPPORTED, "%s: output %zu could overflow a 32-bit sum (%zu inputs); leave this layer in float", node->name, output, fan);
     return DN_OK;
 }
@@ -213,8 +229,8 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
         dn_plan_op *op = &plan->ops[k];
         if (op->kind != DN_DO_CONV && op->kind != DN_DO_DEPTHWISE) continue;
         if (op->int8) DN_TRY(check_accumulator(plan, op, params[op->node].codes, err));
-        op->winograd = wino_side(plan, op, params[op->node].codes);
-        op->direct = !op->winograd || plan->least_bits < 8;
+        choose_wino(plan, op, params[op->node].codes);
+        op->direct = !op->stored || plan->least_bits < 8;
         DN_TRY(place(plan, op, &plan->blob_bytes, err));
     }
     plan->blob_bytes += 64; /* depthwise kernels read whole panels, also from the middle of the last one */
@@ -224,7 +240,7 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
         if (op->kind == DN_DO_DEPTHWISE) pack_depthwise(plan, op, &params[op->node]);
         for (int32_t o = 0; op->kind == DN_DO_CONV && o < plan->graph->nodes[op->node].channels; o++) {
             pack_output(plan, op, &params[op->node], (size_t)o);
-            if (op->winograd) pack_wino(plan, op, &params[op->node], (size_t)o);
+            if (op->stored) pack_wino(plan, op, &params[op->node], (size_t)o);
         }
     }
     DN_TRY(DN_NEW(&plan->weight_scale, 4 * nodes, err));

@@ -45,9 +45,9 @@ typedef struct dn_plan_op {
     bool grouped;           /* channel group g of the output comes from group g of the inputs, or from what all groups share */
     size_t weight_offset;   /* bytes in the blob */
     size_t group_stride, panel_stride, tap_stride; /* bytes */
-    /* The same weights for wino_s8, which then computes every step that sees all bits; `direct` says whether those above are there too. */
+    /* Computed by wino_s8, from weights that were transformed when they were packed (`stored`; steps that see all bits), or from those above (`direct`). */
     int32_t winograd; /* outputs along the side of a tile, 0: not */
-    bool direct;
+    bool stored, direct;
     size_t wino_offset;                                              /* bytes in the blob */
     size_t wino_group_stride, wino_panel_stride; /* elements */
     int32_t wino_chunk;     /* input channels that stand together for every position */
@@ -112,6 +112,7 @@ typedef struct dn_step {
     dn_conv_shape shape;       /* convolutions, but Winograd's */
     int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
     int8_t winograd;           /* as in its op, 0: computed directly */
+    bool packed;               /* Winograd's weights are transformed on the way */
     bool pass_bias;            /* partial sums: every group's compensation is added before its sum */
     size_t wide_weights, wide_rows; /* bf16: where in a thread's scratch widened weights and rows of the input stand */
     int32_t wide_height, wide_block;  /* rows there is room for, 0: nothing is widened; output rows that all blocks of panels compute before the next, 0: all */
@@ -279,6 +280,14 @@ static inline int8_t dn_float_size(const dn_plan *plan, int32_t tensor) { return
 static inline size_t dn_weight_size(const dn_plan *plan, const dn_plan_op *op) { return op->int8 ? 1 : plan->bf16 ? 2 : sizeof(float); }
 static inline size_t dn_weight_step(const dn_plan *plan, const dn_plan_op *op) { return op->int8 ? 4 : plan->bf16 ? 2 : 1; }
 
+/* Nested precision: what `bits` of a weight's 8-bit code are worth. Kernels add and mask as dn_view_add and dn_view_mask say. */
+static inline int8_t dn_view_add(int32_t bits) { return bits == 8 ? 0 : (int8_t)(1 << (7 - bits)); }
+static inline int8_t dn_view_mask(int32_t bits) { return (int8_t)(0xff << (8 - bits)); }
+static inline int32_t dn_view_code(int32_t code, int32_t bits) {
+    int32_t sum = code + dn_view_add(bits);
+    return (int8_t)((sum > 127 ? 127 : sum) & dn_view_mask(bits));
+}
+
 /* Whether the taps of a kernel row lie side by side in input and weights, so that they are one run of channels: nothing sliced, one segment, no dilation. runs is the step's list. */
 static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {
     return op->int8 && step->parts == 1 && !op->partial && node->dilation_w == 1 && lanes == step->in.pixel && (size_t)lanes * 16 == op->tap_stride;
@@ -293,7 +302,10 @@ static inline size_t dn_wino_place(const dn_plan_op *op, int32_t c) {
     return (size_t)(c / op->wino_chunk * dn_wino_positions(op->winograd) * op->wino_chunk + c % op->wino_chunk / 2 * 2) * 16 + (size_t)(c % 2);
 }
 /* Tiles that wino_s8 works on at a time: as many as keep what it holds of them, and the weights that pass by, near the core. */
-static inline int32_t dn_wino_block(int side, int32_t lanes) { return side == 4 ? DN_WINO_QUAD : lanes <= 64 ? 8 : DN_WINO_TILES; }
+static inline int32_t dn_wino_block(int side, int32_t lanes, bool packed) {
+    if (packed) return side == 4 ? 20 : DN_WINO_TILES; /* what is transformed on the way is for all of them */
+    return side == 4 ? DN_WINO_QUAD : lanes <= 64 ? 8 : 16;
+}
 /* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */
 dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err); /* tile.c */
 /* The tiles a convolution step uses, " 6x16" or " 6x16+6x8", for describing. */

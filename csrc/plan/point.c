@@ -116,7 +116,7 @@ static bool is_heavy(const dn_binding *b, const dn_plan_op *op, const dn_step *s
     if (op->kind != DN_DO_CONV || pixels == 0) return false;
     for (int32_t i = 0; i < (step->has_second ? 3 : 2); i++) bytes += (size_t)(maps[i]->height * maps[i]->width * maps[i]->pixel) * (size_t)maps[i]->size;
     size_t weights = (size_t)step->macs / pixels;
-    return (step->winograd ? weights * (size_t)dn_wino_positions(step->winograd) * sizeof(int16_t) / 9 : weights * dn_weight_size(b->plan, op)) > bytes;
+    return (step->winograd && !step->packed ? weights * (size_t)dn_wino_positions(step->winograd) * sizeof(int16_t) / 9 : weights * dn_weight_size(b->plan, op)) > bytes;
 }
 
 /* Maps and bits of every step: what its tables and its run depend on. */
@@ -131,9 +131,10 @@ static dn_status describe_steps(dn_binding *b, dn_error *err) {
         if (step->has_second) step->second = b->point->maps[other];
         step->macs = step_macs(b, op);
         step->bits = b->subnet->bits && op->int8 && step->macs ? b->subnet->bits[op->node] : 8;
-        step->view_add = step->bits == 8 ? 0 : (int8_t)(1 << (7 - step->bits));
-        step->view_mask = (int8_t)(0xff << (8 - step->bits));
-        step->winograd = step->bits == 8 ? (int8_t)op->winograd : 0;
+        step->view_add = dn_view_add(step->bits);
+        step->view_mask = dn_view_mask(step->bits);
+        step->winograd = (int8_t)op->winograd;
+        step->packed = !op->stored || step->bits < 8;
         step->heavy = is_heavy(b, op, step);
         if (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE) {
             step->parts = op->group_in ? 1 : b->plan->graph->nodes[b->root[dn_op_input(b->plan, op)]].segment_count;

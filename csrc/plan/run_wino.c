@@ -19,19 +19,37 @@ static int32_t fill_tiles(const dn_walk *w, int32_t first, int32_t end, int32_t 
     return count;
 }
 
-/* The segments, cut where a chunk of the weights ends. */
+/* The segments; where weights are stored transformed, cut where a chunk of them ends. */
 static int32_t runs_of(const dn_walk *w, dn_run runs[], int32_t *lanes) {
     int32_t count = 0, chunk = w->op->wino_chunk;
     *lanes = 0;
     for (int32_t s = 0; s < w->step->parts; s++) {
         const dn_segment_run *r = &w->runs[s];
+        *lanes += r->lanes;
+        if (w->step->packed) {
+            runs[count++] = (dn_run){r->lane, r->weight * DN_PANEL, r->lanes};
+            continue;
+        }
         for (int32_t at = 0, stop; at < r->lanes; at = stop) {
             stop = at + chunk - (r->weight + at) % chunk < r->lanes ? at + chunk - (r->weight + at) % chunk : r->lanes;
             runs[count++] = (dn_run){r->lane + at, (int32_t)dn_wino_place(w->op, r->weight + at), stop - at};
         }
-        *lanes += r->lanes;
     }
     return count;
+}
+
+static void set_weights(const dn_walk *w, dn_wino_s8_job *job, int32_t group, int32_t panel) {
+    const dn_plan_op *op = w->op;
+    const uint8_t *blob = w->run->plan->blob;
+    if (w->step->packed) {
+        job->packed = (const int8_t *)blob + op->weight_offset + (size_t)group * op->group_stride + (size_t)panel * op->panel_stride;
+        job->panel_stride = op->panel_stride;
+        job->position_stride = op->tap_stride;
+    } else {
+        job->weights = (const int16_t *)(const void *)(blob + op->wino_offset) + (size_t)group * op->wino_group_stride + (size_t)panel * op->wino_panel_stride;
+        job->panel_stride = op->wino_panel_stride;
+        job->position_stride = (size_t)(op->wino_chunk * DN_PANEL);
+    }
 }
 
 /* Panels [panel, panel + count) of one group over rows of tiles [begin, end). */
@@ -40,16 +58,15 @@ static void run_group(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t
     const size_t out_size = step->out.u8 ? 1 : sizeof(float);
     dn_run runs[DN_WINO_RUNS];
     int32_t in[DN_WINO_TILES], out[DN_WINO_TILES], residual[DN_WINO_TILES], lanes, side = step->winograd, across = tiles_along(side, w->node->width);
-    int32_t run_count = runs_of(w, runs, &lanes), block = dn_wino_block(side, lanes);
-    const int16_t *weights = (const int16_t *)(const void *)(w->run->plan->blob + w->op->wino_offset);
+    int32_t run_count = runs_of(w, runs, &lanes), block = dn_wino_block(side, lanes, step->packed);
     dn_wino_s8_job job = {.input = w->run->arena + step->in.offset + dn_walk_in(w, group),
-                          .weights = weights + (size_t)group * w->op->wino_group_stride + (size_t)panel * w->op->wino_panel_stride,
                           .output = w->run->target + step->out.offset + (size_t)dn_walk_out(w, group, panel) * out_size,
                           .residual = step->has_second ? w->run->arena + step->second.offset + dn_walk_out(w, group, panel) : NULL,
-                          .scratch = scratch, .runs = runs, .run_count = (size_t)run_count, .panel_stride = w->op->wino_panel_stride,
-                          .position_stride = (size_t)(w->op->wino_chunk * DN_PANEL), .in_row = step->in.row, .in_step = step->in.pixel, .out_row = step->out.row, .out_step = step->out.pixel,
+                          .scratch = scratch, .runs = runs, .run_count = (size_t)run_count, .in_row = step->in.row, .in_step = step->in.pixel, .out_row = step->out.row, .out_step = step->out.pixel,
                           .residual_row = step->second.row, .residual_step = step->second.pixel, .in_offset = in, .out_offset = out, .residual_offset = residual,
-                          .side = side, .lanes = lanes, .panels = count, .last = dn_walk_last(w, group, panel, count), .epilogue = dn_walk_epilogue(w, group, panel, 0)};
+                          .side = side, .lanes = lanes, .panels = count, .last = dn_walk_last(w, group, panel, count), .view_add = step->view_add,
+                          .view_mask = step->view_mask, .epilogue = dn_walk_epilogue(w, group, panel, 0)};
+    set_weights(w, &job, group, panel);
     for (int32_t tile = begin * across; tile < end * across; tile += block) {
         job.tiles = fill_tiles(w, tile, end * across, block, in, out, residual);
         w->run->plan->kernels.wino_s8->run(&job);
@@ -83,7 +100,8 @@ static void run_item(void *context, size_t item, int worker) {
 
 void dn_run_wino(const dn_run_context *run, const dn_step *step) {
     dn_walk w = dn_walk_of(run, step);
-    dn_walk_split(&w, tile_rows(&w), w.panels * (step->groups - w.first_group));
+    int32_t panels = w.panels * (step->groups - w.first_group);
+    dn_walk_split(&w, step->packed && panels >= run->threads ? 1 : tile_rows(&w), panels); /* threads that shared tiles would transform the same weights */
     if (w.items == 1) run_item(&w, 0, 0);
     else (void)dn_pool_run(run->threads, (size_t)w.items, run_item, &w, NULL);
 }

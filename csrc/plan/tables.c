@@ -117,12 +117,6 @@ static void take_scalars(dn_binding *b, const dn_plan_op *op, dn_step *step, int
 
 /* ---- convolutions ---- */
 
-static int32_t view_code(const dn_step *step, int32_t code) {
-    int32_t sum = code + step->view_add;
-    sum = sum < -128 ? -128 : sum > 127 ? 127 : sum;
-    return (int8_t)(sum & step->view_mask);
-}
-
 static int64_t wino_sum(const dn_plan *plan, const dn_plan_op *op, const dn_step *step, const dn_segment_run *runs, int32_t g, int32_t within) {
     const int16_t *base = (const int16_t *)(const void *)(plan->blob + op->wino_offset);
     const int16_t *sums = base + (size_t)g * op->wino_group_stride + (size_t)(within / PANEL) * op->wino_panel_stride +
@@ -140,15 +134,15 @@ static int64_t weight_sum(const dn_plan *plan, const dn_plan_op *op, const dn_st
     int32_t taps = node->kernel_h * node->kernel_w;
     int64_t sum = 0;
     if (op->kind == DN_DO_DEPTHWISE) {
-        for (int32_t t = 0; t < taps; t++) sum += view_code(step, base[(size_t)((within / PANEL * taps + t) * PANEL + within % PANEL)]);
+        for (int32_t t = 0; t < taps; t++) sum += dn_view_code(base[(size_t)((within / PANEL * taps + t) * PANEL + within % PANEL)], step->bits);
         return sum;
     }
-    if (step->winograd) return wino_sum(plan, op, step, runs, g, within);
+    if (step->winograd && !step->packed) return wino_sum(plan, op, step, runs, g, within);
     const int8_t *panel = base + (size_t)g * op->group_stride + (size_t)(within / PANEL) * op->panel_stride;
     for (int32_t t = 0; t < taps; t++)
         for (int32_t s = 0; s < step->parts; s++)
             for (int32_t c = runs[s].weight; c < runs[s].weight + runs[s].lanes; c++)
-                sum += view_code(step, panel[(size_t)t * op->tap_stride + (size_t)(c / 4 * 64 + within % PANEL * 4 + c % 4)]);
+                sum += dn_view_code(panel[(size_t)t * op->tap_stride + (size_t)(c / 4 * 64 + within % PANEL * 4 + c % 4)], step->bits);
     return sum;
 }
 
@@ -375,6 +369,21 @@ static void plain_tables(dn_binding *b, const dn_plan_op *op, dn_step *step) {
     take_scalars(b, op, step, groups, groups > 1 ? width : step->out.pixel);
 }
 
+/* Whether no sum can leave the range of 32-bit integers on its way through the epilogue, with a margin of 2 for the roundings. */
+static bool is_bounded(const dn_binding *b, const dn_plan_op *op, const dn_step *step) {
+    if (!dn_op_writes_u8(op) || step->flags & DN_EPI_HARDSWISH) return false;
+    const dn_scalars *s = (const dn_scalars *)(const void *)(b->point->tables + step->scalars);
+    const float *scale = (const float *)(const void *)(b->point->tables + step->table), *bias = scale + dn_table_bias(step);
+    float residual = 0;
+    bool outside = false;
+    for (int32_t g = 0; g < step->groups; g++) {
+        outside |= s[g].lo != 0;
+        residual = fmaxf(residual, 255 * fabsf(s[g].residual_scale));
+    }
+    for (size_t k = 0; k < step->table_channels; k++) outside |= !(fabsf(scale[k]) * 0x1p31f + fabsf(bias[k]) + residual < 0x1p30f);
+    return !outside;
+}
+
 dn_status dn_step_tables(dn_binding *b, dn_step *step, dn_error *err) {
     (void)err;
     const dn_plan_op *op = &b->plan->ops[step->op];
@@ -399,6 +408,7 @@ dn_status dn_step_tables(dn_binding *b, dn_step *step, dn_error *err) {
         float *scale = (float *)(void *)(b->point->tables + step->table);
         lane_tables(b, op, step, false, scale, scale + dn_round_up(step->table_channels, PANEL) + PANEL);
     }
+    if (!b->measure && step->table_channels && is_bounded(b, op, step)) step->flags |= DN_EPI_BOUNDED;
     return DN_OK;
 }
 

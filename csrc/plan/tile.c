@@ -172,7 +172,7 @@ dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err) {
     step->tile[0] = step->tile[1] = -1;
     if (step->winograd) {
         int32_t lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
-        b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(dn_wino_scratch(step->winograd, dn_wino_block(step->winograd, lanes), lanes), 64));
+        b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(dn_wino_scratch(step->winograd, dn_wino_block(step->winograd, lanes, step->packed), lanes, step->packed), 64));
         return DN_OK;
     }
     step->shape = shape_of(b, step);
@@ -188,7 +188,7 @@ dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err) {
 void dn_conv_tile_name(const dn_plan *plan, const dn_step *step, char *text, size_t size) {
     bool int8 = plan->ops[step->op].int8;
     int length = 0;
-    if (step->winograd) (void)snprintf(text, size, " winograd%dx%d", step->winograd, step->winograd);
+    if (step->winograd) (void)snprintf(text, size, " winograd%dx%d%s", step->winograd, step->winograd, step->packed ? "p" : "");
     for (int k = 0; k < 2; k++) {
         if (step->tile[k] < 0) continue;
         tile t = tile_at(plan, int8, (size_t)step->tile[k]);

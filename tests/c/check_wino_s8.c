@@ -10,8 +10,8 @@ typedef struct problem {
     dn_wino_s8_job job;
     dn_run runs[RUNS];
     int32_t in[DN_WINO_TILES], out[DN_WINO_TILES], residual[DN_WINO_TILES];
-    int height, width, channels, packed; /* outputs; packed: input channels of the weights, with gaps */
-    int8_t *kernel;                      /* [outputs][packed][9] */
+    int height, width, channels, held; /* outputs; held: input channels of the weights, with gaps */
+    int8_t *kernel;                    /* [outputs][held][9], as the view shows it */
     guarded input, weights, scale, bias, output, expected, add, scratch, plain;
 } problem;
 
@@ -21,10 +21,48 @@ static void make_runs(problem *p) {
     job->side = guard_below(2) ? 4 : 2;
     job->run_count = (size_t)pick(1, RUNS);
     for (size_t r = 0; r < job->run_count; r++) {
-        p->runs[r] = (dn_run){job->lanes, p->packed * PANEL, 4 * pick(1, guard_below(3) ? 5 : job->side == 4 ? 9 : 20)}; /* so few that 64 * sum fits in 32 bits */
+        p->runs[r] = (dn_run){job->lanes, p->held * PANEL, 4 * pick(1, guard_below(3) ? 5 : job->side == 4 ? 9 : 20)}; /* so few that 64 * sum fits in 32 bits */
         job->lanes += p->runs[r].count;
-        p->packed += p->runs[r].count + 4 * guard_below(3);
+        p->held += p->runs[r].count + 4 * guard_below(3);
     }
+}
+
+/* Of output o and input channel c. */
+static int8_t *kernel_of(const problem *p, int o, int c) { return p->kernel + ((size_t)o * (size_t)p->held + (size_t)c) * 9; }
+
+static void make_transformed(problem *p) {
+    dn_wino_s8_job *job = &p->job;
+    job->position_stride = (size_t)p->held * PANEL;
+    job->panel_stride = (size_t)dn_wino_positions(job->side) * job->position_stride;
+    p->weights = guard_alloc((size_t)job->panels * job->panel_stride * sizeof(int16_t), 0);
+    int16_t *to = (int16_t *)(void *)p->weights.data;
+    for (int o = 0; o < job->panels * PANEL; o++)
+        for (int c = 0; c < p->held; c++) {
+            int16_t u[DN_WINO_POSITIONS];
+            dn_wino_weights(job->side, kernel_of(p, o, c), u);
+            for (int i = 0; i < dn_wino_positions(job->side); i++)
+                to[(size_t)(o / PANEL) * job->panel_stride + (size_t)i * job->position_stride + (size_t)(c / 2 * 2 * PANEL + o % PANEL * 2 + c % 2)] = u[i];
+        }
+    job->weights = to;
+}
+
+/* Weights as conv_s8 has them; from then on the kernels are what the view shows. */
+static void make_packed(problem *p) {
+    dn_wino_s8_job *job = &p->job;
+    const int bits = (int[]){8, 8, 4, 3, 2}[guard_below(5)];
+    job->view_add = bits == 8 ? 0 : (int8_t)(1 << (7 - bits)), job->view_mask = (int8_t)-(1 << (8 - bits));
+    job->position_stride = (size_t)p->held * PANEL;
+    job->panel_stride = 9 * job->position_stride;
+    p->weights = guard_alloc((size_t)job->panels * job->panel_stride, 0);
+    for (int o = 0; o < job->panels * PANEL; o++)
+        for (int c = 0; c < p->held; c++)
+            for (int t = 0; t < 9; t++) {
+                int8_t *code = kernel_of(p, o, c) + t;
+                const int sum = *code + job->view_add;
+                p->weights.data[(size_t)(o / PANEL) * job->panel_stride + (size_t)t * job->position_stride + (size_t)(c / 4 * 4 * PANEL + o % PANEL * 4 + c % 4)] = (uint8_t)*code;
+                *code = (int8_t)((sum > 127 ? 127 : sum) & job->view_mask);
+            }
+    job->packed = (const int8_t *)p->weights.data;
 }
 
 static void make_weights(problem *p) {
@@ -32,21 +70,11 @@ static void make_weights(problem *p) {
     job->panels = pick(1, 3);
     job->last = pick(1, PANEL);
     p->channels = PANEL * (job->panels - 1) + job->last;
-    job->position_stride = (size_t)p->packed * PANEL;
-    job->panel_stride = (size_t)dn_wino_positions(job->side) * job->position_stride;
-    p->plain = guard_alloc((size_t)job->panels * PANEL * (size_t)p->packed * 9, 0);
+    p->plain = guard_alloc((size_t)job->panels * PANEL * (size_t)p->held * 9, 0);
     fill_weights((int8_t *)p->plain.data, p->plain.bytes);
     p->kernel = (int8_t *)p->plain.data;
-    p->weights = guard_alloc((size_t)job->panels * job->panel_stride * sizeof(int16_t), 0);
-    int16_t *to = (int16_t *)(void *)p->weights.data;
-    for (int o = 0; o < job->panels * PANEL; o++)
-        for (int c = 0; c < p->packed; c++) {
-            int16_t u[DN_WINO_POSITIONS];
-            dn_wino_weights(job->side, p->kernel + ((size_t)o * (size_t)p->packed + (size_t)c) * 9, u);
-            for (int i = 0; i < dn_wino_positions(job->side); i++)
-                to[(size_t)(o / PANEL) * job->panel_stride + (size_t)i * job->position_stride + (size_t)(c / 2 * 2 * PANEL + o % PANEL * 2 + c % 2)] = u[i];
-        }
-    job->weights = to;
+    if (guard_below(2)) make_packed(p);
+    else make_transformed(p);
 }
 
 /* Tiles in rows, the last ones shifted back over outputs that were there before, then repeated up to a whole number of quads. */
@@ -79,7 +107,7 @@ static void make_maps(problem *p) {
     p->add = guard_alloc((size_t)((p->height - 1) * job->residual_row + (p->width - 1) * job->residual_step + p->channels), 0);
     fill_random(p->add);
     make_tiles(p);
-    p->scratch = guard_alloc((dn_wino_scratch(job->side, job->tiles, job->lanes) + 63) / 64 * 64, 0x5a);
+    p->scratch = guard_alloc((dn_wino_scratch(job->side, job->tiles, job->lanes, job->packed != NULL) + 63) / 64 * 64, 0x5a);
     job->input = p->input.data, job->output = p->output.data, job->residual = p->add.data, job->scratch = p->scratch.data;
 }
 
@@ -90,7 +118,7 @@ static int32_t direct(const problem *p, int y, int x, int o) {
     for (size_t r = 0; r < job->run_count; r++)
         for (int c = 0; c < p->runs[r].count; c++)
             for (int t = 0; t < 9; t++)
-                sum += p->kernel[((size_t)o * (size_t)p->packed + (size_t)(p->runs[r].weight / PANEL + c)) * 9 + (size_t)t]
+                sum += kernel_of(p, o, p->runs[r].weight / PANEL + c)[t]
                        * p->input.data[(y + t / 3) * job->in_row + (x + t % 3) * job->in_step + p->runs[r].input + c];
     return sum;
 }
@@ -128,7 +156,7 @@ static void check_case(const dn_wino_s8 *record) {
     expect(&p);
     if (!(p.job.epilogue.flags & DN_EPI_RESIDUAL)) p.job.residual = NULL, p.job.residual_offset = NULL;
     record->run(&p.job);
-    CHECK(same(p.output, p.expected), "wino_s8 %s side %d %dx%d lanes %d runs %zu outputs %d flags %u seed %llu", record->isa, p.job.side, p.height, p.width, p.job.lanes, p.job.run_count, p.channels,
+    CHECK(same(p.output, p.expected), "wino_s8 %s%s side %d %dx%d lanes %d runs %zu outputs %d flags %u seed %llu", record->isa, p.job.packed ? " packed" : "", p.job.side, p.height, p.width, p.job.lanes, p.job.run_count, p.channels,
           p.job.epilogue.flags, (unsigned long long)seed);
     const guarded all[] = {p.input, p.weights, p.scale, p.bias, p.output, p.expected, p.add, p.scratch, p.plain};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) guard_free(all[i]);

@@ -21,23 +21,25 @@ static inline void fill_weights(int8_t *p, size_t n) {
     for (size_t i = 0; i < n; i++) p[i] = kind == 0 ? fixed : kind == 1 ? extreme[guard_below(3)] : kind == 2 ? (int8_t)pick(-2, 2) : (int8_t)guard_random();
 }
 
-/* Tables of a multiple of 16 floats. Powers of two make exact halves, which tell rounding to even from rounding up; the large ones clamp, the tiny ones leave the bias. */
+/* Tables of a multiple of 16 floats. Powers of two make exact halves, which tell rounding to even from rounding up; the large ones clamp, the tiny ones leave the bias;
+ * every other epilogue has none that are too large for DN_EPI_BOUNDED. */
 static inline void fill_epilogue(dn_epilogue *e, float *scale, float *bias, int n) {
     static const float scales[] = {0.5f, 0.25f, 0x1p-8f, 0x1p-10f, 1e-6f, 1e6f, 1e30f}, lows[] = {0, 0, 3, 128}, highs[] = {255, 255, 200, 129};
-    int kind = guard_below(3);
+    int kind = guard_below(3), bounded = guard_below(2);
     for (int i = 0; i < n; i++) {
-        scale[i] = kind == 0 ? choose(scales, 7) : kind == 1 ? 0.5f : guard_float() * 0.003f;
+        scale[i] = kind == 0 ? choose(scales + bounded, 7 - 3 * bounded) : kind == 1 ? 0.5f / (float)(1 + bounded) : guard_float() * 0.003f;
         bias[i] = kind == 0 ? guard_float() * 1000 : kind == 1 ? (float)pick(-300, 300) / 2 : 100 * guard_float();
     }
     *e = (dn_epilogue){.scale = scale,
                        .bias = bias,
                        .residual_scale = guard_below(2) ? 0.5f : guard_float(),
-                       .lo = choose(lows, 4),
+                       .lo = bounded ? 0 : choose(lows, 4),
                        .hi = choose(highs, 4),
                        .out_scale = guard_float() * 20,
                        .out_zero = (float)guard_below(256)};
     if (guard_below(2)) e->flags |= DN_EPI_RESIDUAL;
-    if (guard_below(4) == 0) e->flags |= DN_EPI_HARDSWISH;
+    if (bounded) e->flags |= DN_EPI_BOUNDED;
+    else if (guard_below(2)) e->flags |= DN_EPI_HARDSWISH;
 }
 
 static inline void fill_view(int8_t *add, int8_t *mask) {
