@@ -5,16 +5,17 @@
  * and an add per 16 products: 26 of 32 possible products a cycle on Zen 3, where an FMA kernel makes 16.
  *
  * One accumulator register holds 4 outputs as pairs of partial sums (even and odd halves of the 4 channels); pairs are merged before the epilogue. A register tile is
- * 4 or 6 pixels by 8 outputs, or 1 or 2 pixels by 16; a call walks its panels with it. */
+ * 4 or 6 pixels by 8 outputs, or 1 or 2 pixels by 16; a call walks its panels with it. Calls of 16 pixels are for few input channels, whose sums are finished soon: what a
+ * call costs besides is then a tenth of its time. */
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
 #include "kernels/madd_avx2.h"
 
 enum {
-    BLOCK = 144,       /* steps widened at a time: 3 x 3 x 64 channels in one go, and with 8 pixels 9 KB, so that weights keep most of the L1 cache */
+    BLOCK = 144,       /* steps widened at a time: 3 x 3 x 64 channels in one go; 9 KB with 8 pixels, so that weights keep most of the L1 cache */
     PITCH = BLOCK * 4, /* channels per pixel in the buffer */
-    MAX_MR = 8,
+    MAX_MR = 16,
     MAX_NR = 4
 };
 
@@ -100,14 +101,15 @@ AVX2_INLINE void widen1(int16_t *to, const uint8_t *p) {
     _mm_storel_epi64((__m128i *)to, _mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
 }
 
-/* Pixels a known stride apart: what an entry needs of all of them is one run of bytes, a multiple of 8, widened once even where the pixels' channels overlap. */
+/* Pixels a known stride apart: what an entry needs of all of them is one run of bytes, widened once even where the pixels' channels overlap. */
 #define RUN_BYTES(mr, steps, stride) (((mr) - 1) * (stride) + 4 * (steps))
 #define STAGE_RUN(name, bytes)                                                                                       \
     AVX2 static void name(int16_t *wide, const uint8_t *const *pixel, const dn_tap *taps, size_t count) {            \
         for (const dn_tap *end = taps + count; taps != end; taps++, wide += bytes) {                                 \
             const uint8_t *p = pixel[0] + taps->input;                                                               \
             UNROLL for (int i = 0; i + 16 <= (bytes); i += 16) widen4(wide + i, p + i);                              \
-            if ((bytes) % 16) widen2(wide + (bytes) - 8, p + (bytes) - 8);                                           \
+            if ((bytes) & 8) widen2(wide + (bytes) / 16 * 16, p + (bytes) / 16 * 16);                                \
+            if ((bytes) & 4) widen1(wide + (bytes) - 4, p + (bytes) - 4);                                            \
         }                                                                                                            \
     }
 
@@ -120,7 +122,8 @@ AVX2_INLINE void widen1(int16_t *to, const uint8_t *p) {
     TILE(tile_run_##steps##_##stride, 8, 4, 2, steps, stride, RUN_BYTES(8, steps, stride)) \
     static const shape shape_run_##steps##_##stride = {stage_run_##steps##_##stride, tile_run_##steps##_##stride, 8, steps};
 LIST(1, 1, 4, 1) LIST(1, 1, 4, 4) LIST(2, 2, 4, 1) LIST(2, 2, 4, 4) LIST(4, 4, 2, 1) LIST(4, 4, 2, 4) LIST(6, 6, 2, 1) LIST(6, 6, 2, 4) LIST(8, 4, 2, 1) LIST(8, 4, 2, 4)
-RUN(1, 4) RUN(2, 8) RUN(3, 12) RUN(4, 16) RUN(3, 4) RUN(3, 8)
+LIST(16, 4, 2, 2) LIST(16, 4, 2, 4)
+RUN(1, 4) RUN(3, 12) RUN(3, 4) RUN(3, 8) RUN(7, 8)
 
 /* ---- a call ---- */
 
@@ -184,10 +187,10 @@ AVX2 static void conv(const dn_conv_s8_job *job, const shape *s, int nr, int for
     AVX2 static void run_view_##steps##_##stride##x##nr(const dn_conv_s8_job *job) { conv(job, &shape_run_##steps##_##stride, nr, DN_FORM_ROW, 1); }
 #define PANELS(kind, mr, steps) kind(mr, 1, steps) kind(mr, 2, steps) kind(mr, 3, steps) kind(mr, 4, steps)
 #define EVERY(kind)                                                                                                                             \
-    PANELS(kind, 8, 1) PANELS(kind, 8, 4) PANELS(kind, 6, 1) PANELS(kind, 6, 4) PANELS(kind, 4, 1) PANELS(kind, 4, 4) PANELS(kind, 2, 1) PANELS(kind, 2, 4) \
+    PANELS(kind, 16, 2) PANELS(kind, 16, 4) PANELS(kind, 8, 1) PANELS(kind, 8, 4) PANELS(kind, 6, 1) PANELS(kind, 6, 4) PANELS(kind, 4, 1) PANELS(kind, 4, 4) PANELS(kind, 2, 1) PANELS(kind, 2, 4) \
     PANELS(kind, 1, 1) PANELS(kind, 1, 4)
 #define SIDES(kind, steps, stride) kind(steps, stride, 1) kind(steps, stride, 2) kind(steps, stride, 3) kind(steps, stride, 4)
-#define NARROW(kind) SIDES(kind, 1, 4) SIDES(kind, 2, 8) SIDES(kind, 3, 12) SIDES(kind, 4, 16) SIDES(kind, 3, 4) SIDES(kind, 3, 8)
+#define NARROW(kind) SIDES(kind, 1, 4) SIDES(kind, 3, 12) SIDES(kind, 3, 4) SIDES(kind, 3, 8) SIDES(kind, 7, 8)
 EVERY(ROW) EVERY(POINTER) NARROW(SIDE)
 
 #define ROW_LINE(mr, nr, steps) {row_##mr##x##nr##_##steps, row_view_##mr##x##nr##_##steps, mr, nr, steps, DN_FORM_ROW, 0},

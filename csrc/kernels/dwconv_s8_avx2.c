@@ -1,12 +1,11 @@
-/* dwconv_s8_avx2.c - a row of int8 depthwise convolution in AVX2: any kernel size, and 3 x 3 where outputs share columns.
+/* dwconv_s8_avx2.c - int8 depthwise convolution in AVX2: any kernel size, and 3 x 3 where outputs share columns.
  *
  * There is nothing to reuse across channels, so the work is bringing bytes to vpmaddwd: taps go in pairs, both widened to 16 bits and interleaved, which costs as much as
- * multiplying them. Weights are widened, interleaved and seen through the bit view once per row and block of 16 channels, on the stack. */
+ * multiplying them. Weights are widened, interleaved and seen through the bit view once per call and block of 16 channels, on the stack. */
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
 #include "kernels/madd_avx2.h"
-
 
 /* 16 channels of a tap; the last block may only be read up to a multiple of 4. */
 AVX2_INLINE __m256i load_input(const uint8_t *p, int tail, __m128i mask) {
@@ -128,28 +127,34 @@ AVX2 static void block_3(const dn_dwconv_s8_job *job, int channel) {
     window3 t;
     prepare_3(&t, job, job->weights + (ptrdiff_t)(channel / 16) * 9 * 16);
     const epilogue16 e = epilogue16_load(&job->epilogue, channel, 0);
-    if (e.flags == DN_EPI_BOUNDED)
-        for (int x = 0; x < job->width; x += TILE_3) tile_3(job, &t, &e, DN_EPI_BOUNDED, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
-    else
-        for (int x = 0; x < job->width; x += TILE_3) tile_3(job, &t, &e, e.flags, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
+    for (int y = 0; y < job->rows; y++) {
+        const dn_dwconv_s8_job row = dn_dwconv_s8_row(job, y);
+        if (e.flags == DN_EPI_BOUNDED)
+            for (int x = 0; x < job->width; x += TILE_3) tile_3(&row, &t, &e, DN_EPI_BOUNDED, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
+        else
+            for (int x = 0; x < job->width; x += TILE_3) tile_3(&row, &t, &e, e.flags, x + TILE_3 > job->width ? job->width - TILE_3 : x, channel);
+    }
 }
 
 AVX2_INLINE int is_3x3(const dn_dwconv_s8_job *job) {
     return job->kernel_h == 3 && job->kernel_w == 3 && job->kh_begin == 0 && job->kh_end == 3 && job->in_tap == job->in_step && job->width >= TILE_3;
 }
 
-/* ---- a row ---- */
+/* ---- rows ---- */
 
-/* A block of 16 channels (or the n < 16 last ones) along the row; the last tile overlaps the one before. */
+/* A block of 16 channels (or the n < 16 last ones) along the rows; the last tile of a row overlaps the one before. */
 AVX2_INLINE void block(const dn_dwconv_s8_job *job, int channel, int n, int tail) {
     window t;
     prepare(&t, job, job->weights + (ptrdiff_t)(channel / 16) * job->kernel_h * job->kernel_w * 16);
     const epilogue16 e = epilogue16_load(&job->epilogue, channel, 0);
     const __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32((n + 3) / 4), _mm_setr_epi32(0, 1, 2, 3));
-    if (job->width < 4)
-        for (int x = 0; x < job->width; x++) tile(job, &t, &e, x, channel, n, 1, tail, mask);
-    else
-        for (int x = 0; x < job->width; x += 4) tile(job, &t, &e, x + 4 > job->width ? job->width - 4 : x, channel, n, 4, tail, mask);
+    for (int y = 0; y < job->rows; y++) {
+        const dn_dwconv_s8_job row = dn_dwconv_s8_row(job, y);
+        if (job->width < 4)
+            for (int x = 0; x < job->width; x++) tile(&row, &t, &e, x, channel, n, 1, tail, mask);
+        else
+            for (int x = 0; x < job->width; x += 4) tile(&row, &t, &e, x + 4 > job->width ? job->width - 4 : x, channel, n, 4, tail, mask);
+    }
 }
 
 AVX2 static void run(const dn_dwconv_s8_job *job) {

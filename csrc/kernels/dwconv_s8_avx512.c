@@ -1,4 +1,4 @@
-/* dwconv_s8_avx512.c - a row of int8 depthwise convolution with AVX-512 VNNI, any kernel size, 64 channels at a time.
+/* dwconv_s8_avx512.c - int8 depthwise convolution with AVX-512 VNNI, any kernel size, 64 channels at a time.
  *
  * Up to 4 rows of a window's column are interleaved so that vpdpbusd sums them. Unpacking works within 128-bit lanes: register s of 4 then holds channels
  * 16 * lane + 4 * s + 0..3. Weights and tables are brought into that order once per row; the saturating packs at the end undo it. For 3-wide windows with neighbouring
@@ -139,10 +139,13 @@ AVX512 static void run(const dn_dwconv_s8_job *job) {
     for (int channel = 0; channel < job->channels; channel += LANES) {
         block b;
         prepare(&b, job, channel);
-        if (shared)
-            for (int x = 0; x < job->width; x += PIXELS) pixels3(job, &b, x + PIXELS > job->width ? job->width - PIXELS : x, channel);
-        else
-            for (int x = 0; x < job->width; x++) pixel(job, &b, x, channel);
+        for (int y = 0; y < job->rows; y++) {
+            const dn_dwconv_s8_job row = dn_dwconv_s8_row(job, y);
+            if (shared)
+                for (int x = 0; x < job->width; x += PIXELS) pixels3(&row, &b, x + PIXELS > job->width ? job->width - PIXELS : x, channel);
+            else
+                for (int x = 0; x < job->width; x++) pixel(&row, &b, x, channel);
+        }
     }
 }
 

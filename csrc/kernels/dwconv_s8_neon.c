@@ -1,4 +1,4 @@
-/* dwconv_s8_neon.c - a row of int8 depthwise convolution in NEON, any kernel size: both sides widened to 16 bits and multiplied into 32. */
+/* dwconv_s8_neon.c - int8 depthwise convolution in NEON, any kernel size: both sides widened to 16 bits and multiplied into 32. */
 #include "kernels/kernels.h"
 
 #if defined(__aarch64__)
@@ -34,14 +34,17 @@ NEON_INLINE void tile(const dn_dwconv_s8_job *job, const int8_t *weights, const 
     }
 }
 
-/* A block of 16 channels (or the n < 16 last ones) along the row; the last tile overlaps the one before. */
+/* A block of 16 channels (or the n < 16 last ones) along the rows; the last tile of a row overlaps the one before. */
 NEON_INLINE void block(const dn_dwconv_s8_job *job, int channel, int n) {
     const int8_t *weights = job->weights + (ptrdiff_t)(channel / 16) * job->kernel_h * job->kernel_w * 16;
     const epilogue16 e = epilogue16_load(&job->epilogue, channel);
-    if (job->width < 4)
-        for (int x = 0; x < job->width; x++) tile(job, weights, &e, x, channel, n, 1);
-    else
-        for (int x = 0; x < job->width; x += 4) tile(job, weights, &e, x + 4 > job->width ? job->width - 4 : x, channel, n, 4);
+    for (int y = 0; y < job->rows; y++) {
+        const dn_dwconv_s8_job row = dn_dwconv_s8_row(job, y);
+        if (job->width < 4)
+            for (int x = 0; x < job->width; x++) tile(&row, weights, &e, x, channel, n, 1);
+        else
+            for (int x = 0; x < job->width; x += 4) tile(&row, weights, &e, x + 4 > job->width ? job->width - 4 : x, channel, n, 4);
+    }
 }
 
 static void run(const dn_dwconv_s8_job *job) {

@@ -1,4 +1,4 @@
-/* dwconv_s8_ref.c - the definition of a row of int8 depthwise convolution. */
+/* dwconv_s8_ref.c - the definition of int8 depthwise convolution. */
 #include "kernels/ref_s8.h"
 
 static int32_t window_sum(const dn_dwconv_s8_job *job, const int8_t *weights, int x, int channel) {
@@ -11,7 +11,7 @@ static int32_t window_sum(const dn_dwconv_s8_job *job, const int8_t *weights, in
     return acc;
 }
 
-static void run(const dn_dwconv_s8_job *job) {
+static void run_row(const dn_dwconv_s8_job *job) {
     const dn_epilogue *e = &job->epilogue;
     for (int x = 0; x < job->width; x++)
         for (int c = 0; c < job->channels; c++) {
@@ -19,6 +19,13 @@ static void run(const dn_dwconv_s8_job *job) {
             const uint8_t *residual = e->flags & DN_EPI_RESIDUAL ? &job->residual[x * job->residual_step + c] : NULL;
             store_s8(e, window_sum(job, weights, x, c), (size_t)c, job->output, x * job->out_step + c, residual);
         }
+}
+
+static void run(const dn_dwconv_s8_job *job) {
+    for (int y = 0; y < job->rows; y++) {
+        const dn_dwconv_s8_job row = dn_dwconv_s8_row(job, y);
+        run_row(&row);
+    }
 }
 
 const dn_dwconv_s8 dn_dwconv_s8_ref = {.isa = "ref", .run = run};

@@ -137,7 +137,7 @@ static inline size_t dn_wino_scratch(int side, int32_t tiles, int32_t lanes, boo
     return (size_t)dn_wino_positions(side) * (inputs * sizeof(int16_t) + dn_wino_product_stride(tiles) * sizeof(int32_t));
 }
 
-/* ---- dwconv_s8: one output row of a depthwise convolution ---- */
+/* ---- dwconv_s8: output rows of a depthwise convolution that see the same rows of the window ---- */
 
 /* Weights: [channel / 16][kernel_h * kernel_w][16]. Reads input rows kh_begin <= kh < kh_end of the window (others are outside the image and count as a_offset = 0). */
 typedef struct dn_dwconv_s8_job {
@@ -146,11 +146,21 @@ typedef struct dn_dwconv_s8_job {
     uint8_t *output;
     const uint8_t *residual;
     ptrdiff_t in_row, in_tap, in_step, out_step, residual_step; /* elements: per kh, per kw, per output pixel */
+    ptrdiff_t in_next, out_next, residual_next;                 /* per output row */
     int32_t kernel_h, kernel_w, kh_begin, kh_end;
-    int32_t width, channels; /* output pixels; channels to store (weights and tables are readable up to a multiple of 16, inputs up to a multiple of 4 only) */
+    int32_t rows, width, channels; /* output rows and pixels; channels to store (weights and tables are readable up to a multiple of 16, inputs up to a multiple of 4 only) */
     int8_t view_add, view_mask;
     dn_epilogue epilogue;
 } dn_dwconv_s8_job;
+/* Row y of a job, as a job. */
+static inline dn_dwconv_s8_job dn_dwconv_s8_row(const dn_dwconv_s8_job *job, int32_t y) {
+    dn_dwconv_s8_job row = *job;
+    row.rows = 1;
+    row.input += y * job->in_next;
+    row.output += y * job->out_next;
+    if (row.residual) row.residual += y * job->residual_next;
+    return row;
+}
 typedef struct dn_dwconv_s8 {
     const char *isa;
     void (*run)(const dn_dwconv_s8_job *job);

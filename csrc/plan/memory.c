@@ -63,15 +63,16 @@ static void size_map(const dn_binding *b, int32_t value) {
 
 static int16_t larger(int16_t a, int32_t b) { return b > a ? (int16_t)b : a; }
 
-/* A convolution reads columns beside the map; rows above and below are left out of its taps unless the zero point is not what the kernel subtracts, or tiles of Winograd's
- * need them. */
+/* A convolution reads columns beside the map; rows above and below are left out of its taps unless the zero point is not what the kernel subtracts, or the kernels
+ * do better with them. */
 static void widen_halo(const dn_binding *b, const dn_plan_op *op) {
     const dn_node *node = &b->plan->graph->nodes[op->node];
     if (op->kind != DN_DO_CONV && op->kind != DN_DO_DEPTHWISE) return;
     dn_map *map = &b->point->maps[dn_op_read(b, op, 0)];
     map->left = larger(map->left, node->pad_left);
     map->right = larger(map->right, (node->width - 1) * node->stride_w + (node->kernel_w - 1) * node->dilation_w - node->pad_left - (map->width - 1));
-    bool skip_rows = !op->winograd && (!map->u8 || map->zero == b->plan->kernels.conv_s8->a_offset);
+    bool whole = op->winograd || (op->kind == DN_DO_DEPTHWISE && map->u8); /* byte kernels have the fastest code for rows that see the whole window */
+    bool skip_rows = !whole && (!map->u8 || map->zero == b->plan->kernels.conv_s8->a_offset);
     if (skip_rows) return;
     map->top = larger(map->top, node->pad_top);
     map->bottom = larger(map->bottom, (node->height - 1) * node->stride_h + (node->kernel_h - 1) * node->dilation_h - node->pad_top - (map->height - 1));

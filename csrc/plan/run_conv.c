@@ -90,13 +90,19 @@ static size_t list_f32(const dn_walk *w, int32_t pass, dn_run *list) {
 
 /* Fills the pointer form's offsets for the mr pixels from number `pixel` of the band on; the last pixel is repeated. */
 static void fill_offsets(const dn_walk *w, const band *b, int32_t pixel, int32_t mr, int32_t in[], int32_t out[], int32_t residual[]) {
-    int32_t count = (b->end - b->begin) * w->node->width;
+    const dn_step *step = w->step;
+    const dn_node *node = w->node;
+    int32_t x = pixel % node->width, left = (b->end - b->begin) * node->width - pixel;
+    dn_place at = dn_walk_place(w, b->begin + pixel / node->width, x);
+    const dn_place next = {(ptrdiff_t)node->stride_w * step->in.pixel, step->out.pixel, step->second.pixel};
+    const dn_place wrap = {(ptrdiff_t)node->stride_h * step->in.row - node->width * next.in, step->out.row - node->width * next.out, step->second.row - node->width * next.residual};
     for (int32_t i = 0; i < mr; i++) {
-        int32_t n = pixel + i < count ? pixel + i : count - 1;
-        dn_place p = dn_walk_place(w, b->begin + n / w->node->width, n % w->node->width);
-        in[i] = (int32_t)p.in;
-        out[i] = (int32_t)p.out;
-        residual[i] = (int32_t)p.residual;
+        in[i] = (int32_t)at.in;
+        out[i] = (int32_t)at.out;
+        residual[i] = (int32_t)at.residual;
+        if (i + 1 >= left) continue;
+        at.in += next.in, at.out += next.out, at.residual += next.residual;
+        if (++x == node->width) x = 0, at.in += wrap.in, at.out += wrap.out, at.residual += wrap.residual;
     }
 }
 

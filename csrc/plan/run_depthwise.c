@@ -1,4 +1,4 @@
-/* run_depthwise.c - drives the depthwise kernels row by row. */
+/* run_depthwise.c - drives the depthwise kernels, a few rows at a time. */
 #include "base/pool.h"
 #include "base/size.h"
 #include "plan/plan.h"
@@ -24,38 +24,53 @@ static void clip_rows(const dn_node *node, const dn_map *in, int32_t top, int32_
     while (*end > *begin && top + (*end - 1) * node->dilation_h >= in->height + in->bottom) --*end;
 }
 
-/* Lanes [begin, begin + count) of one output row, whose first channel at full width is `channel`. */
-static void run_lanes(const rows *r, int32_t y, const dn_scalars *s, int32_t begin, int32_t count, int32_t channel) {
+/* Output rows [y, y + rows), which see rows kh_begin to kh_end of the window. */
+typedef struct band {
+    int32_t y, rows, kh_begin, kh_end;
+} band;
+
+static void run_s8(const rows *r, const band *b, const dn_scalars *s, int32_t begin, int32_t count, size_t skip) {
     const dn_run_context *run = r->run;
     const dn_step *step = r->step;
     const dn_plan_op *op = &run->plan->ops[step->op];
     const dn_node *node = &run->plan->graph->nodes[op->node];
-    int32_t top = y * node->stride_h - node->pad_top, kh_begin, kh_end;
-    clip_rows(node, &step->in, top, &kh_begin, &kh_end);
-    const uint8_t *in = dn_map_at(run->arena, &step->in, top, -node->pad_left), *residual = step->has_second ? dn_map_at(run->arena, &step->second, y, 0) : NULL;
-    uint8_t *out = dn_map_at(run->target, &step->out, y, 0);
-    const uint8_t *weights = run->plan->blob + op->weight_offset;
-    size_t skip = (size_t)(channel / PANEL * node->kernel_h * node->kernel_w * PANEL + channel % PANEL);
-    dn_epilogue epilogue = epilogue_of(run, step, s, begin);
-    if (op->int8) {
-        run->plan->kernels.dwconv_s8->run(&(dn_dwconv_s8_job){
-            .input = in + begin, .weights = (const int8_t *)weights + skip, .output = out + begin, .residual = residual ? residual + begin : NULL,
-            .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
-            .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
-            .width = node->width, .channels = count, .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = epilogue});
-    } else {
+    const uint8_t *residual = step->has_second ? dn_map_at(run->arena, &step->second, b->y, 0) + begin : NULL;
+    run->plan->kernels.dwconv_s8->run(&(dn_dwconv_s8_job){
+        .input = dn_map_at(run->arena, &step->in, b->y * node->stride_h - node->pad_top, -node->pad_left) + begin,
+        .weights = (const int8_t *)run->plan->blob + op->weight_offset + skip, .output = dn_map_at(run->target, &step->out, b->y, 0) + begin, .residual = residual,
+        .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
+        .out_step = step->out.pixel, .residual_step = step->second.pixel, .in_next = (ptrdiff_t)node->stride_h * step->in.row, .out_next = step->out.row,
+        .residual_next = step->second.row, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = b->kh_begin, .kh_end = b->kh_end, .rows = b->rows,
+        .width = node->width, .channels = count, .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = epilogue_of(run, step, s, begin)});
+}
+
+static void run_f32(const rows *r, const band *b, const dn_scalars *s, int32_t begin, int32_t count, size_t skip) {
+    const dn_run_context *run = r->run;
+    const dn_step *step = r->step;
+    const dn_plan_op *op = &run->plan->ops[step->op];
+    const dn_node *node = &run->plan->graph->nodes[op->node];
+    for (int32_t y = b->y; y < b->y + b->rows; y++) {
+        const uint8_t *residual = step->has_second ? dn_map_at(run->arena, &step->second, y, 0) + begin * step->second.size : NULL;
         run->plan->kernels.dwconv_f32->run(&(dn_dwconv_f32_job){
-            .input = in + begin * step->in.size, .weights = weights + skip * dn_weight_size(run->plan, op), .output = out + begin * step->out.size,
-            .residual = residual ? residual + begin * step->second.size : NULL,
-            .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel, .in_step = (ptrdiff_t)node->stride_w * step->in.pixel,
-            .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = kh_begin, .kh_end = kh_end,
-            .width = node->width, .channels = count, .epilogue = epilogue});
+            .input = dn_map_at(run->arena, &step->in, y * node->stride_h - node->pad_top, -node->pad_left) + begin * step->in.size,
+            .weights = run->plan->blob + op->weight_offset + skip * dn_weight_size(run->plan, op), .output = dn_map_at(run->target, &step->out, y, 0) + begin * step->out.size,
+            .residual = residual, .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel,
+            .in_step = (ptrdiff_t)node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h,
+            .kernel_w = node->kernel_w, .kh_begin = b->kh_begin, .kh_end = b->kh_end, .width = node->width, .channels = count, .epilogue = epilogue_of(run, step, s, begin)});
     }
+}
+
+/* Lanes [begin, begin + count), whose first channel at full width is `channel`. */
+static void run_lanes(const rows *r, const band *b, const dn_scalars *s, int32_t begin, int32_t count, int32_t channel) {
+    const dn_plan_op *op = &r->run->plan->ops[r->step->op];
+    const dn_node *node = &r->run->plan->graph->nodes[op->node];
+    size_t skip = (size_t)(channel / PANEL * node->kernel_h * node->kernel_w * PANEL + channel % PANEL);
+    (op->int8 ? run_s8 : run_f32)(r, b, s, begin, count, skip);
 }
 
 /* Segment by segment and group by group, since weights stand by full channel and scalars belong to groups; what begins inside a panel is cut at the panel's end. What is grouped has one
  * segment. */
-static void run_row(const rows *r, int32_t y) {
+static void run_band(const rows *r, const band *b) {
     const dn_scalars *s = (const dn_scalars *)(const void *)(r->run->point->tables + r->step->scalars), *last = s + r->step->groups - 1;
     const dn_segment_run *runs = (const dn_segment_run *)(const void *)(r->run->point->tables + r->step->extra);
     int32_t first = dn_first_lane(r->run, r->step);
@@ -66,15 +81,38 @@ static void run_row(const rows *r, int32_t y) {
             if (stop > runs[k].lanes) stop = runs[k].lanes;
             while (s < last && lane >= s->begin + s->count) s++;
             if (s < last && runs[k].lane + stop > s->begin + s->count) stop = s->begin + s->count - runs[k].lane;
-            run_lanes(r, y, s, lane, stop - at, channel);
+            run_lanes(r, b, s, lane, stop - at, channel);
         }
+}
+
+/* A kernel prepares the weights of 16 channels once per call; more rows than the nearest cache holds would come back for the next 16. */
+enum { NEAR = 1 << 14 };
+static int32_t rows_together(const dn_step *step) {
+    int32_t fit = NEAR / (step->in.row * step->in.size);
+    return fit < 1 ? 1 : fit;
+}
+
+static band band_at(const rows *r, int32_t y, int32_t end) {
+    const dn_step *step = r->step;
+    const dn_node *node = &r->run->plan->graph->nodes[r->run->plan->ops[step->op].node];
+    band b = {.y = y, .rows = 1}, next;
+    clip_rows(node, &step->in, y * node->stride_h - node->pad_top, &b.kh_begin, &b.kh_end);
+    for (; y + b.rows < end && b.rows < rows_together(step); b.rows++) {
+        clip_rows(node, &step->in, (y + b.rows) * node->stride_h - node->pad_top, &next.kh_begin, &next.kh_end);
+        if (next.kh_begin != b.kh_begin || next.kh_end != b.kh_end) break;
+    }
+    return b;
 }
 
 static void run_item(void *context, size_t item, int worker) {
     (void)worker;
     const rows *r = context;
     int32_t height = r->step->out.height, begin = height * (int32_t)item / r->items, end = height * ((int32_t)item + 1) / r->items;
-    for (int32_t y = begin; y < end; y++) run_row(r, y);
+    for (int32_t y = begin; y < end;) {
+        const band b = band_at(r, y, end);
+        run_band(r, &b);
+        y += b.rows;
+    }
     if (r->run->target == r->run->arena) dn_fill_halo(r->run->target, &r->step->out, begin, end);
 }
 

@@ -124,21 +124,22 @@ static void check_conv_s8(const dn_conv_s8 *record) {
 static void check_dwconv_case(const dn_dwconv_s8 *record) {
     const uint64_t seed = guard_state;
     static const int kernels[][2] = {{3, 3}, {3, 3}, {5, 5}, {1, 1}, {7, 7}, {2, 3}, {1, 9}, {4, 2}, {12, 11}};
-    const int *kernel = kernels[guard_below(9)], kh = kernel[0], kw = kernel[1], channels = pick(1, 80), width = pick(1, 21);
+    const int *kernel = kernels[guard_below(9)], kh = kernel[0], kw = kernel[1], channels = pick(1, 80), width = pick(1, 21), rows = pick(1, 3);
     const int lanes = (channels + 3) / 4 * 4, blocks = (channels + 15) / 16, stride = pick(1, 2), dilation = pick(1, 2), step = lanes + 4 * pick(0, 2);
-    dn_dwconv_s8_job job = {.kernel_h = kh, .kernel_w = kw, .width = width, .channels = channels, .in_step = (ptrdiff_t)stride * step, .in_tap = (ptrdiff_t)dilation * step};
+    dn_dwconv_s8_job job = {.kernel_h = kh, .kernel_w = kw, .rows = rows, .width = width, .channels = channels, .in_step = (ptrdiff_t)stride * step, .in_tap = (ptrdiff_t)dilation * step};
     job.kh_begin = pick(0, kh - 1), job.kh_end = pick(job.kh_begin + 1, kh);
     if (guard_below(2)) job.kh_begin = 0, job.kh_end = kh;
     job.in_row = job.in_step * (width - 1) + job.in_tap * (kw - 1) + lanes + 4 * pick(0, 3);
     job.out_step = channels + pick(0, 5), job.residual_step = channels + pick(0, 5);
+    job.in_next = stride * job.in_row, job.out_next = job.out_step * width + pick(0, 9), job.residual_next = job.residual_step * width + pick(0, 9);
     /* Only the rows that may be read exist. */
-    const size_t bytes = (size_t)(job.in_row * (job.kh_end - 1 - job.kh_begin) + job.in_tap * (kw - 1) + job.in_step * (width - 1) + lanes);
+    const size_t bytes = (size_t)(job.in_next * (rows - 1) + job.in_row * (job.kh_end - 1 - job.kh_begin) + job.in_tap * (kw - 1) + job.in_step * (width - 1) + lanes);
     guarded input = guard_alloc(bytes, 7), weights = guard_alloc((size_t)(blocks * kh * kw * 16), 0), scale = guard_alloc((size_t)blocks * 64, 0), bias = guard_alloc((size_t)blocks * 64, 0);
     fill_activations(input.data, bytes);
     fill_weights((int8_t *)weights.data, weights.bytes);
     fill_epilogue(&job.epilogue, (float *)scale.data, (float *)bias.data, 16 * blocks);
-    guarded output = guard_alloc((size_t)(job.out_step * (width - 1) + channels), 0xa5), expected = guard_alloc(output.bytes, 0xa5);
-    guarded add = guard_alloc((size_t)(job.residual_step * (width - 1) + channels), 0);
+    guarded output = guard_alloc((size_t)(job.out_next * (rows - 1) + job.out_step * (width - 1) + channels), 0xa5), expected = guard_alloc(output.bytes, 0xa5);
+    guarded add = guard_alloc((size_t)(job.residual_next * (rows - 1) + job.residual_step * (width - 1) + channels), 0);
     fill_random(add);
     job.view_mask = -1;
     if (guard_below(2)) fill_view(&job.view_add, &job.view_mask);
@@ -149,8 +150,8 @@ static void check_dwconv_case(const dn_dwconv_s8 *record) {
     dn_dwconv_s8_ref.run(&job);
     job.output = output.data;
     record->run(&job);
-    CHECK(same(output, expected), "dwconv_s8 %s %dx%d rows %d..%d stride %d dilation %d channels %d width %d flags %u view %d %d seed %llu", record->isa, kh, kw, job.kh_begin,
-          job.kh_end, stride, dilation, channels, width, job.epilogue.flags, job.view_add, job.view_mask, (unsigned long long)seed);
+    CHECK(same(output, expected), "dwconv_s8 %s %dx%d rows %d..%d stride %d dilation %d channels %d rows %d width %d flags %u view %d %d seed %llu", record->isa, kh, kw, job.kh_begin,
+          job.kh_end, stride, dilation, channels, rows, width, job.epilogue.flags, job.view_add, job.view_mask, (unsigned long long)seed);
     const guarded all[] = {input, weights, scale, bias, output, expected, add};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) guard_free(all[i]);
 }
