@@ -65,6 +65,7 @@ AVX2_INLINE __m256i merge(__m256i a, __m256i b) {
                 for (const dn_tap *tap = taps, *end = taps + count; tap != end; tap++, a += advance) {                                                          \
                     const int8_t *w = panel + tap->weight;                                                                                                      \
                     UNROLL for (int k = 0; k < steps; k++) {                                                                                                    \
+                        if (steps > 4) __asm__("" : "+r"(a), "+r"(w)); /* or gcc loads for several steps at once, and runs out of registers */                           \
                         __m256i b[groups];                                                                                                                      \
                         UNROLL for (int g = 0; g < groups; g++) b[g] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 64 * k + 16 * g)));                            \
                         UNROLL for (int i = 0; i < pixels; i++) {                                                                                               \

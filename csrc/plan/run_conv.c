@@ -5,7 +5,7 @@
 #include "plan/run_conv.h"
 #include "plan/widen.h"
 
-enum { MAX_MR = 16 };
+enum { MAX_MR = 16, MAX_PARTS = 16, NEAR = 3 << 14 }; /* NEAR: bytes of weights that are read from a near cache again for every tile */
 
 /* Rows whose window has the same kernel rows inside the image. */
 typedef struct band {
@@ -117,71 +117,101 @@ static void add_pass_bias(const dn_walk *w, const part *p, const band *b) {
         }
 }
 
-static void run_part_s8(const dn_walk *w, const part *p, const band *b, const dn_tap *taps, size_t per_kh) {
-    const dn_step *step = w->step;
-    const dn_conv_s8_variant *v = &w->run->plan->kernels.conv_s8->variants[p->variant];
-    void (*kernel)(const dn_conv_s8_job *) = step->bits == 8 ? v->run : v->run_view;
-    const uint8_t *in = w->run->arena + step->in.offset + dn_walk_in(w, p->group), *residual = step->has_second ? w->run->arena + step->second.offset + dn_walk_out(w, p->group, p->panel) : NULL;
-    uint8_t *out = w->run->target + step->out.offset;
-    size_t out_size = step->out.u8 ? 1 : sizeof(float);
-    out += (size_t)dn_walk_out(w, p->group, p->panel) * out_size;
-    int32_t in_offset[MAX_MR], out_offset[MAX_MR], residual_offset[MAX_MR];
-    dn_conv_s8_job job = {.weights = (const int8_t *)w->run->plan->blob + w->op->weight_offset + (size_t)p->group * w->op->group_stride + (size_t)p->panel * w->op->panel_stride,
-                          .taps = taps + (size_t)b->kh_begin * per_kh, .tap_count = (size_t)(b->kh_end - b->kh_begin) * per_kh, .panel_stride = w->op->panel_stride,
-                          .in_step = (ptrdiff_t)w->node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel,
-                          .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = dn_walk_last(w, p->group, p->panel, p->nr),
-                          .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = dn_walk_epilogue(w, p->group, p->panel, p->pass)};
-    if (v->form == DN_FORM_POINTER) {
-        job.input = in, job.output = out, job.residual = residual;
-        for (int32_t pixel = 0; pixel < (b->end - b->begin) * w->node->width; pixel += v->mr) {
-            fill_offsets(w, b, pixel, v->mr, in_offset, out_offset, residual_offset);
-            kernel(&job);
-        }
-        return;
-    }
-    for (int32_t y = b->begin; y < b->end; y++)
-        for (int32_t x = 0; x < w->node->width; x += v->mr) {
-            dn_place at = dn_walk_place(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
-            job.input = in + at.in;
-            job.output = out + (size_t)at.out * out_size;
-            job.residual = residual ? residual + at.residual : NULL;
-            kernel(&job);
-        }
-}
-
 static const uint8_t *weights_of(const dn_walk *w, const part *p) {
     return w->run->plan->blob + w->op->weight_offset + (size_t)p->group * w->op->group_stride + (size_t)p->panel * w->op->panel_stride;
 }
 
-/* wide: what tiles of a bf16 plan that read floats find there, else NULL. */
-static void run_part_f32(const dn_walk *w, const part *p, const band *b, const dn_run *list, size_t per_kh, const dn_widened *wide) {
+/* Where a part's job begins: pixel (0, 0) and the part's first channels. */
+typedef struct origin {
+    const uint8_t *in, *residual;
+    uint8_t *out;
+} origin;
+
+static origin origin_of(const dn_walk *w, const part *p) {
     const dn_step *step = w->step;
-    const dn_conv_f32_variant *v = &w->run->plan->kernels.conv_f32->variants[p->variant];
-    const uint8_t *in = wide ? (const uint8_t *)wide->rows : w->run->arena + step->in.offset, *residual = NULL;
-    if (step->has_second) residual = w->run->arena + step->second.offset + dn_walk_out(w, p->group, p->panel) * step->second.size;
-    uint8_t *out = w->run->target + step->out.offset + dn_walk_out(w, p->group, p->panel) * step->out.size;
-    ptrdiff_t in_size = wide ? (ptrdiff_t)sizeof(float) : step->in.size, shift = dn_walk_in(w, p->group) - (wide ? dn_widen_origin(wide) : 0);
+    ptrdiff_t channel = dn_walk_out(w, p->group, p->panel);
+    return (origin){.in = w->run->arena + step->in.offset + dn_walk_in(w, p->group) * step->in.size,
+                    .residual = step->has_second ? w->run->arena + step->second.offset + channel * step->second.size : NULL,
+                    .out = w->run->target + step->out.offset + channel * step->out.size};
+}
+
+/* Parts of one geometry, tile by tile. */
+static void run_parts_s8(const dn_walk *w, const part *parts, int32_t count, const band *b, const dn_tap *taps, size_t per_kh) {
+    const dn_step *step = w->step;
+    const dn_conv_s8_variant *v = &w->run->plan->kernels.conv_s8->variants[parts[0].variant];
     int32_t in_offset[MAX_MR], out_offset[MAX_MR], residual_offset[MAX_MR];
-    dn_conv_f32_job job = {.weights = wide ? (const void *)wide->weights : weights_of(w, p), .runs = list + (size_t)b->kh_begin * per_kh,
-                           .run_count = (size_t)(b->kh_end - b->kh_begin) * per_kh, .panel_stride = w->op->panel_stride / dn_weight_size(w->run->plan, w->op),
-                           .in_step = (ptrdiff_t)w->node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel,
-                           .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = dn_walk_last(w, p->group, p->panel, p->nr), .epilogue = dn_walk_epilogue(w, p->group, p->panel, p->pass)};
+    dn_conv_s8_job jobs[MAX_PARTS];
+    origin origins[MAX_PARTS];
+    void (*kernels[MAX_PARTS])(const dn_conv_s8_job *);
+    for (int32_t i = 0; i < count; i++) {
+        const part *p = &parts[i];
+        const dn_conv_s8_variant *own = &w->run->plan->kernels.conv_s8->variants[p->variant];
+        const origin o = origins[i] = origin_of(w, p);
+        kernels[i] = step->bits == 8 ? own->run : own->run_view;
+        jobs[i] = (dn_conv_s8_job){.input = o.in, .output = o.out, .residual = o.residual, .weights = (const int8_t *)weights_of(w, p), .taps = taps + (size_t)b->kh_begin * per_kh,
+                                   .tap_count = (size_t)(b->kh_end - b->kh_begin) * per_kh, .panel_stride = w->op->panel_stride,
+                                   .in_step = (ptrdiff_t)w->node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel,
+                                   .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = dn_walk_last(w, p->group, p->panel, p->nr),
+                                   .view_add = step->view_add, .view_mask = step->view_mask, .epilogue = dn_walk_epilogue(w, p->group, p->panel, p->pass)};
+    }
     if (v->form == DN_FORM_POINTER) {
-        job.input = in, job.output = out, job.residual = residual;
         for (int32_t pixel = 0; pixel < (b->end - b->begin) * w->node->width; pixel += v->mr) {
             fill_offsets(w, b, pixel, v->mr, in_offset, out_offset, residual_offset);
-            for (int32_t i = 0; i < v->mr; i++) in_offset[i] += (int32_t)shift;
-            v->run(&job);
+            for (int32_t i = 0; i < count; i++) kernels[i](&jobs[i]);
         }
         return;
     }
     for (int32_t y = b->begin; y < b->end; y++)
         for (int32_t x = 0; x < w->node->width; x += v->mr) {
             dn_place at = dn_walk_place(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
-            job.input = in + (at.in + shift) * in_size;
-            job.output = out + at.out * step->out.size;
-            job.residual = residual ? residual + at.residual * step->second.size : NULL;
-            v->run(&job);
+            for (int32_t i = 0; i < count; i++) {
+                jobs[i].input = origins[i].in + at.in;
+                jobs[i].output = origins[i].out + at.out * step->out.size;
+                if (jobs[i].residual) jobs[i].residual = origins[i].residual + at.residual;
+                kernels[i](&jobs[i]);
+            }
+        }
+}
+
+/* The same in float. wide: what tiles of a bf16 plan that read floats find there, for a single part, else NULL. */
+static void run_parts_f32(const dn_walk *w, const part *parts, int32_t count, const band *b, const dn_run *list, size_t per_kh, const dn_widened *wide) {
+    const dn_step *step = w->step;
+    const dn_conv_f32_variant *v = &w->run->plan->kernels.conv_f32->variants[parts[0].variant];
+    ptrdiff_t in_size = wide ? (ptrdiff_t)sizeof(float) : step->in.size, shift = wide ? -dn_widen_origin(wide) : 0;
+    int32_t in_offset[MAX_MR], out_offset[MAX_MR], residual_offset[MAX_MR];
+    dn_conv_f32_job jobs[MAX_PARTS];
+    origin origins[MAX_PARTS];
+    void (*kernels[MAX_PARTS])(const dn_conv_f32_job *);
+    for (int32_t i = 0; i < count; i++) {
+        const part *p = &parts[i];
+        origin o = origin_of(w, p);
+        if (wide) o.in = (const uint8_t *)(wide->rows + dn_walk_in(w, p->group));
+        origins[i] = o;
+        kernels[i] = w->run->plan->kernels.conv_f32->variants[p->variant].run;
+        jobs[i] = (dn_conv_f32_job){.input = o.in, .output = o.out, .residual = o.residual,
+                                    .weights = wide ? (const void *)wide->weights : weights_of(w, p), .runs = list + (size_t)b->kh_begin * per_kh,
+                                    .run_count = (size_t)(b->kh_end - b->kh_begin) * per_kh, .panel_stride = w->op->panel_stride / dn_weight_size(w->run->plan, w->op),
+                                    .in_step = (ptrdiff_t)w->node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel,
+                                    .in_offset = in_offset, .out_offset = out_offset, .residual_offset = residual_offset, .last = dn_walk_last(w, p->group, p->panel, p->nr),
+                                    .epilogue = dn_walk_epilogue(w, p->group, p->panel, p->pass)};
+    }
+    if (v->form == DN_FORM_POINTER) {
+        for (int32_t pixel = 0; pixel < (b->end - b->begin) * w->node->width; pixel += v->mr) {
+            fill_offsets(w, b, pixel, v->mr, in_offset, out_offset, residual_offset);
+            for (int32_t i = 0; i < v->mr; i++) in_offset[i] += (int32_t)shift;
+            for (int32_t i = 0; i < count; i++) kernels[i](&jobs[i]);
+        }
+        return;
+    }
+    for (int32_t y = b->begin; y < b->end; y++)
+        for (int32_t x = 0; x < w->node->width; x += v->mr) {
+            dn_place at = dn_walk_place(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
+            for (int32_t i = 0; i < count; i++) {
+                jobs[i].input = origins[i].in + (at.in + shift) * in_size;
+                jobs[i].output = origins[i].out + at.out * step->out.size;
+                if (jobs[i].residual) jobs[i].residual = origins[i].residual + at.residual * step->second.size;
+                kernels[i](&jobs[i]);
+            }
         }
 }
 
@@ -202,53 +232,95 @@ static part part_at(const dn_walk *w, int32_t number, int32_t pass) {
     return (part){.group = number / per_group, .panel = block * nr, .nr = rest ? w->panels - block * nr : nr, .variant = w->step->tile[rest], .pass = pass};
 }
 
-/* Rows [begin, end) of one float part. */
-static void run_rows_f32(const dn_walk *w, const part *p, dn_widened *wide, const dn_run *list, size_t per_kh, int32_t begin, int32_t end) {
-    bool floats = w->run->plan->bf16 && w->run->plan->kernels.conv_f32->variants[p->variant].floats;
-    if (floats) dn_widen_weights(wide, weights_of(w, p), p->nr, list, (size_t)w->node->kernel_h * per_kh);
+/* What decides whether parts can be run tile by tile: pixels, form, and in int8 the steps of a list's entries. */
+typedef struct geometry {
+    int32_t mr, form, steps;
+} geometry;
+
+static geometry geometry_of(const dn_walk *w, int32_t variant) {
+    const dn_kernels *k = &w->run->plan->kernels;
+    if (w->op->int8) return (geometry){k->conv_s8->variants[variant].mr, k->conv_s8->variants[variant].form, k->conv_s8->variants[variant].steps};
+    return (geometry){k->conv_f32->variants[variant].mr, k->conv_f32->variants[variant].form, 1};
+}
+
+/* Parts from `number` on whose weights stay near together: all of them work on a tile before the next, so that outputs are written from end to end. */
+static int32_t parts_together(const dn_walk *w, int32_t number, int32_t last, int32_t pass, part parts[MAX_PARTS]) {
+    int32_t count = 0;
+    geometry first = {0};
+    for (size_t bytes = 0; count < MAX_PARTS && number + count < last; count++) {
+        part p = part_at(w, number + count, pass);
+        geometry g = geometry_of(w, p.variant);
+        bytes += (size_t)p.nr * w->panel_bytes;
+        if (count == 0) first = g;
+        else if (bytes > NEAR || g.mr != first.mr || g.form != first.form || g.steps != first.steps) break;
+        parts[count] = p;
+    }
+    return count;
+}
+
+/* Rows [begin, end) of one part of a bf16 plan whose tile reads floats. */
+static void run_rows_wide(const dn_walk *w, const part *p, dn_widened *wide, const dn_run *list, size_t per_kh, int32_t begin, int32_t end) {
+    dn_widen_weights(wide, weights_of(w, p), p->nr, list, (size_t)w->node->kernel_h * per_kh);
     for (int32_t y = begin; y < end;) {
         band b = band_at(w, y, end);
-        if (floats) b.end = dn_widen_rows(wide, b.begin, b.end, b.kh_begin, b.kh_end);
-        run_part_f32(w, p, &b, list, per_kh, floats ? wide : NULL);
+        b.end = dn_widen_rows(wide, b.begin, b.end, b.kh_begin, b.kh_end);
+        run_parts_f32(w, p, 1, &b, list, per_kh, wide);
         y = b.end;
     }
 }
 
-static void run_range_f32(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
-    void *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
+/* Rows [begin, end) of parts [first, last). */
+static void run_rows_f32(const dn_walk *w, int32_t pass, dn_widened *wide, const dn_run *list, size_t per_kh, int32_t begin, int32_t end, int32_t first, int32_t last) {
+    part parts[MAX_PARTS];
+    for (int32_t number = first, count; number < last; number += count) {
+        count = parts_together(w, number, last, pass, parts);
+        if (w->run->plan->bf16 && w->run->plan->kernels.conv_f32->variants[parts[0].variant].floats) {
+            count = 1;
+            run_rows_wide(w, parts, wide, list, per_kh, begin, end);
+            continue;
+        }
+        for (int32_t y = begin; y < end;) {
+            band b = band_at(w, y, end);
+            run_parts_f32(w, parts, count, &b, list, per_kh, NULL);
+            y = b.end;
+        }
+    }
+}
+
+static void run_range_f32(const dn_walk *w, void *scratch, int32_t begin, int32_t end, int32_t first, int32_t last) {
     dn_widened wide;
     dn_widen_begin(&wide, w->run, w->step, scratch);
     int32_t block = w->step->wide_block ? w->step->wide_block : end - begin;
     for (int32_t pass = w->first_pass; pass < w->passes; pass++) {
         size_t per_kh = list_f32(w, pass, scratch);
-        for (int32_t y = begin; y < end; y += block)
-            for (int32_t number = first; number < last; number++) {
-                part p = part_at(w, number, pass);
-                run_rows_f32(w, &p, &wide, scratch, per_kh, y, y + block < end ? y + block : end);
+        for (int32_t y = begin; y < end; y += block) run_rows_f32(w, pass, &wide, scratch, per_kh, y, y + block < end ? y + block : end, first, last);
+    }
+}
+
+static void run_range_s8(const dn_walk *w, void *scratch, int32_t begin, int32_t end, int32_t first, int32_t last) {
+    part parts[MAX_PARTS];
+    for (int32_t pass = w->first_pass; pass < w->passes; pass++) {
+        int32_t steps = 0;
+        size_t per_kh = 0;
+        for (int32_t number = first, count; number < last; number += count) {
+            count = parts_together(w, number, last, pass, parts);
+            int32_t wanted = geometry_of(w, parts[0].variant).steps;
+            if (wanted != steps) per_kh = list_s8(w, pass, wanted, scratch);
+            steps = wanted;
+            for (int32_t y = begin; y < end;) {
+                band b = band_at(w, y, end);
+                for (int32_t i = 0; pass && w->step->pass_bias && i < count; i++) add_pass_bias(w, &parts[i], &b);
+                run_parts_s8(w, parts, count, &b, scratch, per_kh);
+                y = b.end;
             }
+        }
     }
 }
 
 /* Rows [begin, end) of parts [first, last). */
 static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
     void *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
-    if (!w->op->int8) run_range_f32(w, worker, begin, end, first, last);
-    for (int32_t pass = w->first_pass; pass < w->passes && w->op->int8; pass++) {
-        int32_t steps = 0;
-        size_t per_kh = 0;
-        for (int32_t number = first; number < last; number++) {
-            part p = part_at(w, number, pass);
-            int32_t wanted = w->run->plan->kernels.conv_s8->variants[p.variant].steps;
-            if (wanted != steps) per_kh = list_s8(w, pass, wanted, scratch);
-            steps = wanted;
-            for (int32_t y = begin; y < end;) {
-                band b = band_at(w, y, end);
-                if (pass && w->step->pass_bias) add_pass_bias(w, &p, &b);
-                run_part_s8(w, &p, &b, scratch, per_kh);
-                y = b.end;
-            }
-        }
-    }
+    (w->op->int8 ? run_range_s8 : run_range_f32)(w, scratch, begin, end, first, last);
     if (w->run->target == w->run->arena && first == first_part(w)) dn_fill_halo(w->run->target, &w->step->out, begin, end);
 }
 

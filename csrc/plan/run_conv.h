@@ -18,6 +18,7 @@ typedef struct dn_walk {
     const dn_scalars *scalars;
     const float *scale, *bias;
     int32_t panels;       /* per pack group */
+    size_t panel_bytes;   /* of weights that are read */
     int32_t first_group;  /* pack groups and passes before these are done */
     int32_t first_pass;
     int32_t passes;       /* partial sums, else 1 */
@@ -34,6 +35,7 @@ static inline dn_walk dn_walk_of(const dn_run_context *run, const dn_step *step)
     dn_walk w = {.run = run, .step = step, .op = op, .node = &run->plan->graph->nodes[op->node],
                  .runs = (const dn_segment_run *)(const void *)(tables + step->extra), .scalars = (const dn_scalars *)(const void *)(tables + step->scalars),
                  .scale = scale, .bias = scale + dn_table_bias(step), .first_group = dn_first_chunk(run, step), .passes = 1, .panels = (channels + DN_PANEL - 1) / DN_PANEL};
+    w.panel_bytes = (size_t)step->macs / (size_t)(w.node->height * w.node->width) / (size_t)step->out.channels * DN_PANEL * dn_weight_size(run->plan, op);
     if (op->partial) {
         w.pass_channels = (size_t)w.panels * DN_PANEL;
         w.passes = (int32_t)(step->table_channels / w.pass_channels);
