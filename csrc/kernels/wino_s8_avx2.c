@@ -120,7 +120,7 @@ AVX2 static void multiply_full(const dn_wino_s8_job *job, const int16_t *v, cons
 
 /* ---- outputs ---- */
 
-/* side x side sums of one tile, to their places. side, n, flags and real are constants where it matters. */
+/* side x side sums of one tile, to their places. side is a constant; n, flags and real are where it matters. */
 AVX2_INLINE void finish_tile(const dn_wino_s8_job *job, const epilogue16 *e, uint32_t flags, const __m256i (*sums)[2], int tile, int channel, int n, int side, int real) {
     const int adds = (flags & DN_EPI_RESIDUAL) != 0;
     const uint8_t *residual = adds ? job->residual + job->residual_offset[tile] + channel : NULL;
@@ -138,9 +138,12 @@ AVX2_INLINE void finish_tile(const dn_wino_s8_job *job, const epilogue16 *e, uin
         }
 }
 
+/* Functions of their own: they are large, and called from many places. */
+AVX2 static void back_2(const int32_t *m, size_t position, __m256i *sums) { transform_back_2(m, position, sums); }
+AVX2 static void back_4(const int32_t *m, size_t position, __m256i *sums) { transform_back_4(m, position, sums); }
+
 AVX2_INLINE void transform_back(const int32_t *m, size_t position, __m256i (*sums)[2], int half, int side) {
-    if (side == 4) transform_back_4(m + 8 * half, position, (__m256i *)sums + half);
-    else transform_back_2(m + 8 * half, position, (__m256i *)sums + half);
+    (side == 4 ? back_4 : back_2)(m + 8 * half, position, (__m256i *)sums + half);
 }
 
 /* Everything after the products of one panel: n channels of every tile. */
@@ -157,15 +160,21 @@ AVX2_INLINE void finish(const dn_wino_s8_job *job, const int32_t *m, int channel
     }
 }
 
+/* What is no whole panel, or has more to its epilogue. */
+#define OTHERS(name, side, real) \
+    AVX2 static void name(const dn_wino_s8_job *job, const int32_t *m, int channel, int n, int paired) { finish(job, m, channel, job->epilogue.flags, n, real, side, paired); }
+OTHERS(finish_bytes_2, 2, 0) OTHERS(finish_bytes_4, 4, 0) OTHERS(finish_real_2, 2, 1) OTHERS(finish_real_4, 4, 1)
+
 /* side and paired are constants. */
 AVX2_INLINE void finish_panel_of(const dn_wino_s8_job *job, const int32_t *m, int channel, int n, int side, int paired) {
     enum { PLAIN = DN_EPI_BOUNDED, ADDING = DN_EPI_BOUNDED | DN_EPI_RESIDUAL };
     const uint32_t flags = job->epilogue.flags;
     if (n == 16 && flags == PLAIN) finish(job, m, channel, PLAIN, 16, 0, side, paired);
     else if (n == 16 && flags == ADDING) finish(job, m, channel, ADDING, 16, 0, side, paired);
-    else if (flags & DN_CONV_F32_OUT) finish(job, m, channel, flags, n, 1, side, paired);
-    else if (n % 8 == 0) finish(job, m, channel, flags, n == 8 ? 8 : 16, 0, side, paired);
-    else finish(job, m, channel, flags, n, 0, side, paired);
+    else if (flags == PLAIN && !paired) finish(job, m, channel, PLAIN, n, 0, side, 0);
+    else if (flags == ADDING && !paired) finish(job, m, channel, ADDING, n, 0, side, 0);
+    else if (flags & DN_CONV_F32_OUT) (side == 2 ? finish_real_2 : finish_real_4)(job, m, channel, n, paired);
+    else (side == 2 ? finish_bytes_2 : finish_bytes_4)(job, m, channel, n, paired);
 }
 
 AVX2_INLINE void run_stored(const dn_wino_s8_job *job, int side) {
