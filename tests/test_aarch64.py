@@ -60,6 +60,13 @@ def test_int8_kernels_equal_the_reference_on_arm(arm: Arm, cpu: str) -> None:
     assert ("conv_s8 neondot" in lines) == (cpu == NEWEST)
 
 
+@pytest.mark.parametrize("cpu", [NEWEST, PLAIN])
+def test_linear_layers_on_planes_equal_the_reference_on_arm(arm: Arm, cpu: str) -> None:
+    lines = arm.run("check_linear_s8", cpu)
+    assert "linear_s8 neon" in lines
+    assert ("linear_s8 neondot" in lines) == (cpu == NEWEST)
+
+
 def test_float_kernels_equal_the_reference_on_arm(arm: Arm) -> None:
     assert "conv_f32 neon" in arm.run("check_kernels_float", NEWEST)
 

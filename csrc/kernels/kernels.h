@@ -137,6 +137,33 @@ static inline size_t dn_wino_scratch(int side, int32_t tiles, int32_t lanes, boo
     return (size_t)dn_wino_positions(side) * (inputs * sizeof(int16_t) + dn_wino_product_stride(tiles) * sizeof(int32_t));
 }
 
+/* ---- linear_s8: one pixel, weights as two planes of nibbles ---- */
+
+/* A code q, -136..119, stands as q + 136 = 16 * high + low, and all high nibbles stand apart from all low ones. 8 bits read both planes, 4 bits read `high` alone: half the bytes.
+ * What b = 4, 3 or 2 bits see of a code is 2^(8-b) * n - 128, where n is a function of its nibbles: dn_plane_view. Codes must be at most 119, 111 or 95 for the fewest bits asked for,
+ * so that n does not exceed its b bits. Each plane: [panel][channel / 4][8 outputs][4 channels], 32 bytes a step; the low half of a byte belongs to outputs 0-7, the high half to
+ * outputs 8-15. Padding is the code 0: bytes of 0x88. */
+enum { DN_PLANE_ZERO = 136, DN_PLANE_STEP = 32, DN_PLANE_PADDING = 0x88 };
+static inline int32_t dn_plane_view(int32_t high, int32_t low, int32_t bits) {
+    return bits == 4 ? high : bits == 3 ? (high + (low >> 3)) >> 1 : (high + (low >> 3) + 1) >> 2;
+}
+typedef struct dn_linear_s8_job {
+    const uint8_t *input;
+    const uint8_t *high, *low; /* of the first panel */
+    void *output;              /* u8 or f32 */
+    const uint8_t *residual;
+    const dn_run *runs; /* elements from `input`; channels from a panel's start; channels: all multiples of 4 */
+    size_t run_count;
+    size_t panel_stride; /* bytes in each plane from one panel to the next */
+    int32_t panels, last; /* channels of the last panel to store, 1..16 */
+    int32_t bits;         /* 8, 4, 3 or 2 */
+    dn_epilogue epilogue; /* flags may also hold DN_CONV_* */
+} dn_linear_s8_job;
+typedef struct dn_linear_s8 {
+    const char *isa;
+    void (*run)(const dn_linear_s8_job *job);
+} dn_linear_s8;
+
 /* ---- dwconv_s8: output rows of a depthwise convolution that see the same rows of the window ---- */
 
 /* Weights: [channel / 16][kernel_h * kernel_w][16]. Reads input rows kh_begin <= kh < kh_end of the window (others are outside the image and count as a_offset = 0). */
@@ -381,7 +408,7 @@ typedef struct dn_train_f32 {
 
 /* Slots in the order of kernels.inc. */
 #define DN_SLOTS(X)                                                                            \
-    X(conv_s8) X(wino_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8)                              \
+    X(conv_s8) X(wino_s8) X(linear_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8)                 \
     X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32)                                     \
     X(conv_bf16) X(dwconv_bf16) X(pointwise_bf16) X(pool_bf16)                                 \
     X(convgrad_f32) X(train_f32)

@@ -468,6 +468,7 @@ static void check_sigmoid_accuracy(void) {
 
 #define check_conv_s8(record) ((void)(record))
 #define check_wino_s8(record) ((void)(record))
+#define check_linear_s8(record) ((void)(record))
 #define check_dwconv_s8(record) ((void)(record))
 #define check_pointwise_u8(record) ((void)(record))
 #define check_pool_u8(record) ((void)(record))

@@ -284,6 +284,7 @@ static void check_pool_u8(const dn_pool_u8 *record) {
 #define RUN_train_f32(record)
 #define RUN_conv_s8(record) printf("conv_s8 %s\n", (record)->isa), check_conv_s8(record)
 #define RUN_wino_s8(record)
+#define RUN_linear_s8(record)
 #define RUN_dwconv_s8(record) printf("dwconv_s8 %s\n", (record)->isa), check_dwconv_s8(record)
 #define RUN_pointwise_u8(record) printf("pointwise_u8 %s\n", (record)->isa), check_pointwise_u8(record)
 #define RUN_pool_u8(record) printf("pool_u8 %s\n", (record)->isa), check_pool_u8(record)
