@@ -74,6 +74,7 @@ class Compiled:
         self.graph = core.Graph(case.nodes, net.output, net.groups)
         self.params = core_params(case.float_params if floating else case.params)
         options = {"threads": threads, "isa": isa, "precision": precision}
+        options["least_bits"] = min(case.offered)
         self.plan = core.Plan(self.graph, self.params, input_table=case.input_table, **options)
         last = net.tensors[net.output]
         self.outputs = last.features * (1 if last.flat else last.height * last.width)

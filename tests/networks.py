@@ -311,10 +311,12 @@ def finish(
     subnets: int,
     output: int | None = None,
     stages: list[tuple[int, int]] | None = None,
+    offered: list[int] | None = None,
 ) -> Case:
     """Give a list of nodes random weights, points, tables and images."""
     net = Network(nodes, output, groups)
-    offered = [[8], [8, 4], [8, 4, 3], [8, 4, 3, 2]][int(rng.integers(4))]
+    if offered is None:
+        offered = [[8], [8, 4], [8, 4, 3], [8, 4, 3, 2]][int(rng.integers(4))]
     params, floating = _random_params(net, rng, offered)
     first = net.tensors[0]
     byte = np.arange(256, dtype=F32)
@@ -377,3 +379,22 @@ def random_grouped_network(seed: int, subnets: int = 3) -> Case:
     outputs = int(rng.integers(2, 12))
     b.node("linear", (x,), (1, 1, outputs), channels=outputs, bias=1)
     return finish(seed, rng, b.nodes, groups, subnets)
+
+
+def random_linear_network(seed: int, subnets: int = 4) -> Case:
+    """Make a network whose weights stand in linear layers, on whole maps and on one pixel, of 4 bits or fewer."""
+    rng = np.random.default_rng([seed, 3])
+    b = Builder(rng)
+    height, width, channels = int(rng.integers(1, 7)), int(rng.integers(4, 7)), int(rng.integers(1, 4))
+    x = b.node("input", (), (height, width, channels), height=height, width=width, channels=channels)
+    x = b.simple("relu", b.conv(x, b.pick(4, 12, 20, 32), kernel=3, stride=1))
+    if b.chance(0.5):
+        y = b.conv(x, b.pick(4, 12), kernel=1, stride=1, same=True)
+        x = b.node("concat", (x, y), (*b.shape[x][:2], b.shape[x][2] + b.shape[y][2]))
+    hidden = b.pick(8, 36, 100, 160)
+    x = b.activation(b.norm(b.node("linear", (b.simple("flatten", x),), (1, 1, hidden), channels=hidden, bias=1)))
+    y = b.norm(b.conv(x, hidden, kernel=1, stride=1, same=True))
+    x = b.activation(b.node("add", (y, x), b.shape[x]))
+    outputs = int(rng.integers(1, 40))
+    b.node("linear", (x,), (1, 1, outputs), channels=outputs, bias=int(b.chance(0.8)))
+    return finish(seed, rng, b.nodes, 1, subnets, offered=[[8, 4], [8, 4, 3], [8, 4, 3, 2]][int(rng.integers(3))])

@@ -45,6 +45,32 @@ def test_every_level_and_thread_count_gives_the_bits_of_the_oracle(seeds: Seeds,
                         pytest.fail(f"{isa}, {threads} threads: logits differ by {difference}\n{note}", pytrace=False)
 
 
+def test_linear_layers_on_planes_give_the_bits_of_the_oracle(seeds: Seeds, isas: list[str]) -> None:
+    for seed in seeds.range(20):
+        case = networks.random_linear_network(seed)
+        case.subnets[1].bits = [min(case.offered)] * len(case.nodes)
+        want = [oracle(case, number, case.images) for number in range(len(case.subnets))]
+        for isa in isas:
+            compiled = Compiled(case, isa, threads=3)
+            for number in range(len(case.subnets)):
+                kernels = [step["kernel"] for step in compiled.engine.points[number].steps]
+                assert sum(name == f"linear_s8 {isa} planes" for name in kernels) == 3, kernels
+                for threads in (1, 2, 3):
+                    got = compiled(case.images, number, threads)
+                    assert (got == want[number]).all(), (isa, number, threads, explain(compiled, number, case.images))
+
+
+def test_codes_that_a_view_would_have_to_clamp_keep_their_bytes(seeds: Seeds) -> None:
+    case = networks.random_linear_network(next(iter(seeds.range(1))))
+    for params in case.params:
+        if params.codes is not None:
+            params.codes.reshape(-1)[0] = 127
+    compiled = Compiled(case)
+    assert not any("planes" in step["kernel"] for step in compiled.engine.points[0].steps)
+    for number in range(len(case.subnets)):
+        assert (compiled(case.images, number) == oracle(case, number, case.images)).all()
+
+
 def test_float_images_are_quantised_like_the_oracle_does(seeds: Seeds, isas: list[str]) -> None:
     for case in cases(seeds, 10):
         rng = np.random.default_rng(case.seed)

@@ -141,7 +141,8 @@ static void pack_output(const dn_plan *plan, const dn_plan_op *op, const dn_para
         for (int32_t s = 0; s < count; s++) {
             size_t full = (size_t)segments[s].full;
             for (size_t c = 0; c < full; c++) {
-                if (op->int8) ((int8_t *)(panel + t * op->tap_stride))[(to + c) / 4 * 64 + lane * 4 + (to + c) % 4] = p->codes[from + c];
+                if (op->planes) dn_plane_put(plan, op, group, within, t * op->tap_stride / PANEL + to + c, p->codes[from + c]);
+                else if (op->int8) ((int8_t *)(panel + t * op->tap_stride))[(to + c) / 4 * 64 + lane * 4 + (to + c) % 4] = p->codes[from + c];
                 else if (plan->bf16) ((uint16_t *)(void *)(panel + t * op->tap_stride))[(to + c) / 2 * 32 + lane * 2 + (to + c) % 2] = dn_bf16_round(p->weight[from + c]);
                 else ((float *)(void *)(panel + t * op->tap_stride))[(to + c) * PANEL + lane] = p->weight[from + c];
             }
@@ -230,6 +231,7 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
         if (op->kind != DN_DO_CONV && op->kind != DN_DO_DEPTHWISE) continue;
         if (op->int8) DN_TRY(check_accumulator(plan, op, params[op->node].codes, err));
         choose_wino(plan, op, params[op->node].codes);
+        op->planes = dn_planes_fit(plan, op, params[op->node].codes);
         op->direct = !op->stored || plan->least_bits < 8;
         DN_TRY(place(plan, op, &plan->blob_bytes, err));
     }
@@ -238,6 +240,7 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
     for (int32_t k = 0; k < plan->op_count; k++) {
         const dn_plan_op *op = &plan->ops[k];
         if (op->kind == DN_DO_DEPTHWISE) pack_depthwise(plan, op, &params[op->node]);
+        if (op->planes) dn_planes_clear(plan, op);
         for (int32_t o = 0; op->kind == DN_DO_CONV && o < plan->graph->nodes[op->node].channels; o++) {
             pack_output(plan, op, &params[op->node], (size_t)o);
             if (op->stored) pack_wino(plan, op, &params[op->node], (size_t)o);

@@ -51,6 +51,7 @@ typedef struct dn_plan_op {
     size_t wino_offset;                                              /* bytes in the blob */
     size_t wino_group_stride, wino_panel_stride; /* elements */
     int32_t wino_chunk;     /* input channels that stand together for every position */
+    bool planes;            /* its weights are planes of nibbles, for linear_s8: all high ones, then all low ones, in the bytes that panels would take */
 } dn_plan_op;
 
 struct dn_plan {
@@ -160,6 +161,10 @@ struct dn_point {
 /* ---- lower.c, pack.c, groups.c ---- */
 dn_status dn_plan_lower(dn_plan *plan, const dn_params *params, dn_error *err);
 dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err);
+bool dn_planes_fit(const dn_plan *plan, const dn_plan_op *op, const int8_t *codes); /* pack_planes.c: whether linear_s8 can compute the layer at every number of bits */
+void dn_planes_clear(const dn_plan *plan, const dn_plan_op *op);
+/* channel: input channels of all taps, in the order of the packed weights. */
+void dn_plane_put(const dn_plan *plan, const dn_plan_op *op, size_t group, size_t within, size_t channel, int8_t code);
 void dn_plan_find_groups(dn_plan *plan); /* groups.c: `grouped` of every operation, and `mixes` */
 
 /* ---- point.c and its parts ---- */
@@ -211,6 +216,7 @@ typedef struct dn_run_context {
 } dn_run_context;
 void dn_run_step(const dn_run_context *run, const dn_step *step);
 void dn_run_conv(const dn_run_context *run, const dn_step *step);      /* run_conv.c */
+void dn_run_linear(const dn_run_context *run, const dn_step *step);    /* run_linear.c */
 void dn_run_wino(const dn_run_context *run, const dn_step *step);      /* run_wino.c */
 void dn_run_depthwise(const dn_run_context *run, const dn_step *step); /* run_depthwise.c */
 void dn_run_pixels(const dn_run_context *run, const dn_step *step);    /* run_pixels.c: everything else */
@@ -292,6 +298,18 @@ static inline int32_t dn_view_code(int32_t code, int32_t bits) {
 static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {
     return op->int8 && step->parts == 1 && !op->partial && node->dilation_w == 1 && lanes == step->in.pixel && (size_t)lanes * 16 == op->tap_stride;
 }
+/* Planes of nibbles: bytes of one of them, and where in the blob the high nibble of a weight stands; the low one's byte stands a plane later. */
+static inline size_t dn_plane_bytes(const dn_plan_op *op) { return op->group_stride * (size_t)op->pack_groups / 2; }
+static inline size_t dn_plane_byte(const dn_plan_op *op, size_t group, size_t within, size_t channel) {
+    return op->weight_offset + (group * op->group_stride + within / 16 * op->panel_stride) / 2 + channel / 4 * DN_PLANE_STEP + within % 8 * 4 + channel % 4;
+}
+/* The code of a weight. */
+static inline int32_t dn_plane_code(const dn_plan *plan, const dn_plan_op *op, size_t group, size_t within, size_t channel) {
+    const uint8_t *high = plan->blob + dn_plane_byte(op, group, within, channel), *low = high + dn_plane_bytes(op);
+    const int shift = within % 16 < 8 ? 0 : 4;
+    return (*high >> shift & 15) * 16 + (*low >> shift & 15) - DN_PLANE_ZERO;
+}
+
 /* Bytes from one image's arena to the next. */
 static inline size_t dn_arena_stride(const dn_point *point) { return dn_round_up(point->arena_bytes + 64, 64); }
 

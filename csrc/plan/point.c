@@ -231,7 +231,7 @@ static const char *kind_name(dn_op_kind kind) {
 static const char *isa_of(const dn_plan *plan, const dn_plan_op *op) {
     const dn_kernels *k = &plan->kernels;
     switch (op->kind) {
-    case DN_DO_CONV: return op->int8 ? k->conv_s8->isa : k->conv_f32->isa;
+    case DN_DO_CONV: return op->planes ? k->linear_s8->isa : op->int8 ? k->conv_s8->isa : k->conv_f32->isa;
     case DN_DO_DEPTHWISE: return op->int8 ? k->dwconv_s8->isa : k->dwconv_f32->isa;
     case DN_DO_MAX_POOL:
     case DN_DO_AVG_POOL: return op->int8 ? k->pool_u8->isa : k->pool_f32->isa;
@@ -266,5 +266,5 @@ void dn_point_step(const dn_point *point, int32_t index, dn_step_info *info) {
     };
     char tile[32] = "";
     if (op->kind == DN_DO_CONV) dn_conv_tile_name(point->plan, step, tile, sizeof tile);
-    (void)snprintf(info->kernel, sizeof info->kernel, "%s_%s %s%s", kind_name(op->kind), op->int8 ? "s8" : point->plan->bf16 ? "bf16" : "f32", isa_of(point->plan, op), tile);
+    (void)snprintf(info->kernel, sizeof info->kernel, "%s_%s %s%s", op->planes ? "linear" : kind_name(op->kind), op->int8 ? "s8" : point->plan->bf16 ? "bf16" : "f32", isa_of(point->plan, op), tile);
 }

@@ -34,21 +34,11 @@ static band band_at(const dn_walk *w, int32_t y, int32_t end) {
 
 /* ---- lists ---- */
 
-/* The segment runs of one pass: all of them, or the channels of one group. */
-static int32_t pass_runs(const dn_walk *w, int32_t pass, dn_segment_run *single, const dn_segment_run **runs) {
-    *runs = w->runs;
-    if (!w->op->partial) return w->step->parts;
-    int32_t width = w->runs[0].channels / w->passes;
-    *single = (dn_segment_run){.lane = pass * width, .lanes = width, .weight = pass * width, .channels = width};
-    *runs = single;
-    return 1;
-}
-
 static size_t list_s8(const dn_walk *w, int32_t pass, int32_t steps, dn_tap *taps) {
     const dn_node *node = w->node;
     dn_segment_run single;
     const dn_segment_run *runs;
-    int32_t count = pass_runs(w, pass, &single, &runs);
+    int32_t count = dn_walk_runs(w, pass, &single, &runs);
     dn_tap *next = taps;
     if (dn_conv_rows_join(w->op, node, w->step, runs[0].lanes)) {
         int32_t row = node->kernel_w * runs[0].lanes;
@@ -70,7 +60,7 @@ static size_t list_f32(const dn_walk *w, int32_t pass, dn_run *list) {
     const dn_node *node = w->node;
     dn_segment_run single;
     const dn_segment_run *runs;
-    int32_t count = pass_runs(w, pass, &single, &runs);
+    int32_t count = dn_walk_runs(w, pass, &single, &runs);
     dn_run *next = list;
     for (int32_t kh = 0; kh < node->kernel_h; kh++)
         for (int32_t kw = 0; kw < node->kernel_w; kw++) {

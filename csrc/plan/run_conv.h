@@ -1,4 +1,4 @@
-/* run_conv.h - what both ways to run a convolution share: one convolution being run, and where its channel groups and panels stand. */
+/* run_conv.h - what the ways to run a convolution share: one convolution being run, and where its channel groups and panels stand. */
 #ifndef DN_PLAN_RUN_CONV_H
 #define DN_PLAN_RUN_CONV_H
 
@@ -63,6 +63,16 @@ static inline dn_epilogue dn_walk_epilogue(const dn_walk *w, int32_t group, int3
                          .out_scale = s->out_scale,
                          .out_zero = s->out_zero,
                          .flags = (last ? w->step->flags : w->step->flags & DN_CONV_F32_OUT) | (pass ? DN_CONV_ACCUMULATE : 0)};
+}
+
+/* The segment runs of one pass: all of them, or the channels of one group. */
+static inline int32_t dn_walk_runs(const dn_walk *w, int32_t pass, dn_segment_run *single, const dn_segment_run **runs) {
+    *runs = w->runs;
+    if (!w->op->partial) return w->step->parts;
+    int32_t width = w->runs[0].channels / w->passes;
+    *single = (dn_segment_run){.lane = pass * width, .lanes = width, .weight = pass * width, .channels = width};
+    *runs = single;
+    return 1;
 }
 
 /* Channels that the last of nr panels from `panel` on stores: up to the lanes of the pixel in the last group, exactly the group's elsewhere. */

@@ -127,22 +127,28 @@ static int64_t wino_sum(const dn_plan *plan, const dn_plan_op *op, const dn_step
     return sum / dn_wino_sum_factor(op->winograd);
 }
 
+/* The code of a convolution's weight: output channel `within` of pack group g, input channel c of tap t. */
+static int32_t packed_code(const dn_plan *plan, const dn_plan_op *op, size_t g, size_t within, size_t t, size_t c) {
+    if (op->planes) return dn_plane_code(plan, op, g, within, t * op->tap_stride / PANEL + c);
+    const int8_t *panel = (const int8_t *)plan->blob + op->weight_offset + g * op->group_stride + within / PANEL * op->panel_stride;
+    return panel[t * op->tap_stride + c / 4 * 64 + within % PANEL * 4 + c % 4];
+}
+
 /* Sum of the weights that output channel `within` of pack group g meets; padding lanes included, as the kernels include them. part: segment run to sum over, -1: all. */
 static int64_t weight_sum(const dn_plan *plan, const dn_plan_op *op, const dn_step *step, const dn_segment_run *runs, int32_t g, int32_t within) {
     const dn_node *node = &plan->graph->nodes[op->node];
-    const int8_t *base = (const int8_t *)plan->blob + op->weight_offset;
     int32_t taps = node->kernel_h * node->kernel_w;
     int64_t sum = 0;
     if (op->kind == DN_DO_DEPTHWISE) {
+        const int8_t *base = (const int8_t *)plan->blob + op->weight_offset;
         for (int32_t t = 0; t < taps; t++) sum += dn_view_code(base[(size_t)((within / PANEL * taps + t) * PANEL + within % PANEL)], step->bits);
         return sum;
     }
     if (step->winograd && !step->packed) return wino_sum(plan, op, step, runs, g, within);
-    const int8_t *panel = base + (size_t)g * op->group_stride + (size_t)(within / PANEL) * op->panel_stride;
     for (int32_t t = 0; t < taps; t++)
         for (int32_t s = 0; s < step->parts; s++)
             for (int32_t c = runs[s].weight; c < runs[s].weight + runs[s].lanes; c++)
-                sum += dn_view_code(panel[(size_t)t * op->tap_stride + (size_t)(c / 4 * 64 + within % PANEL * 4 + c % 4)], step->bits);
+                sum += dn_view_code(packed_code(plan, op, (size_t)g, (size_t)within, (size_t)t, (size_t)c), step->bits);
     return sum;
 }
 

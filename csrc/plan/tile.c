@@ -135,7 +135,7 @@ static dn_status take(const dn_plan *plan, dn_step *step, dn_tile wanted, dn_err
     return DN_OK;
 }
 
-static bool has_choice(const dn_plan *plan, const dn_step *step) { return plan->ops[step->op].kind == DN_DO_CONV && !step->winograd; }
+static bool has_choice(const dn_plan *plan, const dn_step *step) { return plan->ops[step->op].kind == DN_DO_CONV && step->tile[0] >= 0; }
 
 int dn_point_tile(const dn_point *point, int32_t number, int32_t index, dn_tile *out, char name[32]) {
     const dn_plan *plan = point->plan;
@@ -170,6 +170,11 @@ dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err) {
     const dn_plan_op *op = &b->plan->ops[step->op];
     const dn_node *node = &b->plan->graph->nodes[op->node];
     step->tile[0] = step->tile[1] = -1;
+    size_t taps = (size_t)(node->kernel_h * node->kernel_w), runs = taps * (size_t)b->plan->graph->nodes[b->root[node->inputs[0]]].segment_count;
+    if (op->planes) {
+        b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(runs * sizeof(dn_run), 64));
+        return DN_OK;
+    }
     if (step->winograd) {
         int32_t lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
         b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(dn_wino_scratch(step->winograd, dn_wino_block(step->winograd, lanes, step->packed), lanes, step->packed), 64));
@@ -179,8 +184,7 @@ dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err) {
     dn_tile wanted = b->tiles ? b->tiles[op->node] : (dn_tile){-1, -1};
     if (wanted.most < 0 && wanted.rest < 0) choose(b->plan, step);
     else DN_TRY(take(b->plan, step, wanted, err));
-    size_t entries = (size_t)(node->kernel_h * node->kernel_w) * (op->int8 ? (size_t)step->in.pixel / 4 : (size_t)b->plan->graph->nodes[b->root[node->inputs[0]]].segment_count);
-    size_t bytes = entries * (op->int8 ? sizeof(dn_tap) : sizeof(dn_run));
+    size_t bytes = op->int8 ? taps * ((size_t)step->in.pixel / 4) * sizeof(dn_tap) : runs * sizeof(dn_run);
     b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(dn_widen_plan(b->plan, step, bytes), 64));
     return DN_OK;
 }
@@ -188,6 +192,7 @@ dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err) {
 void dn_conv_tile_name(const dn_plan *plan, const dn_step *step, char *text, size_t size) {
     bool int8 = plan->ops[step->op].int8;
     int length = 0;
+    if (plan->ops[step->op].planes) (void)snprintf(text, size, " planes");
     if (step->winograd) (void)snprintf(text, size, " winograd%dx%d%s", step->winograd, step->winograd, step->packed ? "p" : "");
     for (int k = 0; k < 2; k++) {
         if (step->tile[k] < 0) continue;
