@@ -20,6 +20,7 @@ _HOME = {
     "Front": "_front",
     "GraphBuilder": "_graph",
     "History": "_history",
+    "Incremental": "_methods",
     "KD": "_distill",
     "MSE": "_losses",
     "MultiPath": "_methods",

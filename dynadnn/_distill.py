@@ -20,7 +20,7 @@ from ._loop import Loop, Settings
 from ._losses import CrossEntropy, distillation
 from ._network import Network, remember
 from ._session import Session
-from ._train import make_loop
+from ._train import make_loop, train
 from .datasets import Data, Split
 
 F32 = NDArray[np.float32]
@@ -117,16 +117,23 @@ def distill(
     if trainee is student or trainee is teacher:
         raise ValueError("trainee must be a network of its own: pass trainee=net.copy()")
 
-    def teaching(settings: Settings, val: Split | None, notes: list[str]) -> Distillation:
-        return Distillation(student, teacher, data, kd, trainee, settings, val)
+    def make(part: Network, own: dict[str, Any]) -> Loop:
+        def teaching(settings: Settings, val: Split | None, notes: list[str]) -> Distillation:
+            return Distillation(part, teacher, data, kd, trainee, settings, val)
 
-    loop = make_loop(student, data, teaching, missing, epochs=epochs, **{**_DEFAULTS, **options})
-    taught = loop.teaching
-    assert isinstance(taught, Distillation)
-    taught.compare(student.evaluate(loop.val)["accuracy"] if _ready(student) and loop.val is not None else None)
-    history = loop.run()
-    if history.history.get("val_accuracy") and loop.val is not None:
-        taught.compare(student.evaluate(loop.val)["accuracy"])
+        loop = make_loop(part, data, teaching, missing, **own)
+        loops.append(loop)
+        assert isinstance(loop.teaching, Distillation)
+        if _ready(student) and loop.val is not None:
+            loop.teaching.compare(student.evaluate(loop.val)["accuracy"])
+        return loop
+
+    loops: list[Loop] = []
+    history = train(student, make, {**_DEFAULTS, **options, "epochs": epochs})
+    last = loops[-1]
+    if history.history.get("val_accuracy") and last.val is not None:
+        assert isinstance(last.teaching, Distillation)
+        last.teaching.compare(student.evaluate(last.val)["accuracy"])
     return history
 
 

@@ -19,7 +19,7 @@ from ._halting import EarlyHalting, Halt
 from ._history import History
 from ._losses import CrossEntropy, Loss, distillation
 from ._methods import Method
-from ._metrics import Metric
+from ._metrics import Metric, evaluate_outputs
 from ._network import Network, remember, spec_json
 from ._optimizers import Optimizer, Rate, Schedule
 from ._points import Subnet
@@ -115,6 +115,7 @@ class Loop:
         self.best_arrays: dict[str, NDArray[Any]] = {}
         self.finished = self.stopping = False
         self.earlier_seconds = 0.0
+        self.offset: Callable[[NDArray[Any]], F32] | None = None  # what is added to the outputs: frozen groups'
 
     # ---- the run ----
 
@@ -194,8 +195,11 @@ class Loop:
         if self.teaching is not None:
             self.teaching.targets(rows, x, y, weight, self.step)
         figures, macs, widest = {"loss": 0.0}, 0, None
+        offset = None if self.offset is None else self.offset(x)
         for number, choice in enumerate(s.method.choose(self.net._rules, self.session.points, s.seed, self.step)):
             outputs = self.session.forward(x, choice.subnet, self.step, number)
+            if offset is not None:
+                outputs = outputs + offset
             soft = widest if choice.soft else None
             loss, gradient = self._loss(outputs, y, weight, soft)
             mean = float(loss.mean(dtype=np.float64))
@@ -282,7 +286,10 @@ class Loop:
         wanted += tuple(m for m in self.settings.metrics if m not in wanted)
         known: dict[Subnet, dict[str, float]] = {}
         for subnet in self.session.points:
-            figures = net.evaluate(val, subnet, wanted)
+            if self.offset is None or net is not self.net:
+                figures = net.evaluate(val, subnet, wanted)
+            else:
+                figures = evaluate_outputs(net._outputs(val.x, subnet) + self.offset(val.x), val.y, wanted)
             known[subnet] = {f"val_{key}": value for key, value in figures.items() if isinstance(value, float)}
         record = {key: float(np.mean([f[key] for f in known.values()])) for key in next(iter(known.values()))}
         if len(self.names) > 1:

@@ -92,23 +92,36 @@ class MultiPath:
         return [Choice(s) for s in sorted(dict.fromkeys(points), key=size_key, reverse=True)]
 
 
-Method = Plain | Sandwich | SinglePath | MultiPath
+@dataclass(frozen=True)
+class Incremental:
+    """The channel groups of a grouped network one after the other, earlier ones frozen (Xun et al. 2019).
+
+    Every group is trained for all epochs, alone: its layers read no other group, so a step costs what one group costs,
+    and the frozen groups' outputs are added. Batch norms belong to the groups, and groups that come and go leave the
+    outputs of the others as they are, bit for bit.
+    """
+
+    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
+        """Return the passes of a step, which trains one group's network."""
+        return Plain().choose(rules, points, seed, step)
+
+
+Method = Plain | Sandwich | SinglePath | MultiPath | Incremental
 
 
 def default_method(groups: int, points: Sequence[Subnet]) -> Method:
     """Return what method=None means."""
     if groups > 1:
-        raise UnsupportedError(
-            "method=None means Incremental() for a network of groups, which is not built: "
-            "pass method=dn.Sandwich() or dn.MultiPath()"
-        )
+        return Incremental()
     return Sandwich() if len(set(points)) > 1 else Plain()
 
 
 def check_method(method: Any) -> Method:
     """Return a method that is built, or raise."""
-    if not isinstance(method, Plain | Sandwich | SinglePath | MultiPath):
-        raise TypeError(f"method must be dn.Sandwich(), dn.SinglePath() or dn.MultiPath(), not {method!r}")
+    if not isinstance(method, Plain | Sandwich | SinglePath | MultiPath | Incremental):
+        raise TypeError(
+            f"method must be dn.Sandwich(), dn.SinglePath(), dn.MultiPath() or dn.Incremental(), not {method!r}"
+        )
     return method
 
 

@@ -46,12 +46,19 @@ class Channels:
 
 def slice_network(net: Network, subnet: Subnet) -> Network:
     """Return the network of one point alone: only active channels and kept blocks."""
+    active, _, _ = net._rules.arrays(subnet)
+    groups = net._spec.groups
+    elastic = [s for s in net._rules.spaces if s.unit < s.full]
+    if groups > 1 and elastic:
+        groups = groups * int(active[elastic[0].index]) // elastic[0].full
+    return cut_network(net, subnet, [Channels(t["segments"]).active(active) for t in net._tensors], groups)
+
+
+def cut_network(net: Network, subnet: Subnet, keep: list[NDArray[np.int64]], groups: int) -> Network:
+    """Return the network of some channels of every tensor, in `groups` channel groups, at a point's depth and bits."""
     from ._network import Network
 
     rules, tensors = net._rules, net._tensors
-    active, _, _ = rules.arrays(subnet)
-    channels = [Channels(t["segments"]) for t in tensors]
-    keep = [c.active(active) for c in channels]
     nodes: list[NodeSpec] = []
     for i, node in enumerate(net._spec.nodes):
         change: dict[str, Any] = {}
@@ -64,10 +71,6 @@ def slice_network(net: Network, subnet: Subnet) -> Network:
             place = {int(c): k for k, c in enumerate(keep[node.inputs[0]])}
             change["map"] = tuple(place.get(node.map[c], -1) for c in keep[i])
         nodes.append(msgspec.structs.replace(node, **change) if change else node)
-    groups = net._spec.groups
-    if groups > 1:
-        elastic = [s for s in rules.spaces if s.unit < s.full]
-        groups = groups * int(active[elastic[0].index]) // elastic[0].full if elastic else groups
     nodes, output = _drop_blocks(net, nodes, subnet)
     spec = prune(GraphSpec(tuple(nodes), output, net._spec.shape, groups))
     kept = {node.name for node in spec.nodes}
@@ -131,8 +134,8 @@ def _slice_parameters(net: Network, name: str, i: int, keep: list[NDArray[np.int
     return part
 
 
-def _norms(net: Network) -> list[tuple[str, int, int, int]]:
-    """(name, node, first statistic, channels) of every batch norm."""
+def norms(net: Network) -> list[tuple[str, int, int, int]]:
+    """Return (name, node, first statistic, channels) of every batch norm."""
     return [
         (node.name, i, net._tensors[i]["norm_offset"], net._tensors[i]["channels"])
         for i, node in enumerate(net._spec.nodes)
@@ -141,9 +144,9 @@ def _norms(net: Network) -> list[tuple[str, int, int, int]]:
 
 
 def _slice_tables(net: Network, cut: Network, tables: Tables, keep: list[NDArray[np.int64]]) -> Tables:
-    old = {name: (i, start) for name, i, start, _ in _norms(net)}
+    old = {name: (i, start) for name, i, start, _ in norms(net)}
     mean, variance = cut._empty_statistics()
-    for name, _, start, count in _norms(cut):
+    for name, _, start, count in norms(cut):
         i, from_start = old[name]
         mean[start : start + count] = tables.mean[from_start + keep[i]]
         variance[start : start + count] = tables.variance[from_start + keep[i]]
@@ -258,7 +261,7 @@ def make_dynamic(
         "calibration": net._calibration,
     }
     base = Network(spec, dict(net.weights), points=(1.0,), divisor=divisor, **options)
-    if order == "bn_gamma" and not _norms(base):
+    if order == "bn_gamma" and not norms(base):
         raise ValueError("order is 'bn_gamma' but the network has no batch norm: use 'l1' or 'l2'")
     orders: dict[int, NDArray[np.int64]] = {}
     if order is not None:
@@ -266,15 +269,15 @@ def make_dynamic(
             best_first = np.argsort(-score, kind="stable")
             if not np.array_equal(best_first, np.arange(len(best_first))):
                 orders[space] = best_first
-    spec, weights, norms = permute(base, orders)
+    spec, weights, moved = permute(base, orders)
     made = Network(spec, weights, points=points, divisor=divisor, **options)
     full = net.subnet(width=1.0)
     if full in net.tables:
         tables = net.tables[full]
         mean, variance = tables.mean.copy(), tables.variance.copy()
-        for name, _, start, count in _norms(net):
-            if name in norms:
-                mean[start : start + count] = tables.mean[start + norms[name]]
-                variance[start : start + count] = tables.variance[start + norms[name]]
+        for name, _, start, count in norms(net):
+            if name in moved:
+                mean[start : start + count] = tables.mean[start + moved[name]]
+                variance[start : start + count] = tables.variance[start + moved[name]]
         made._set_tables({made.subnet(width=1.0): Tables(mean, variance, tables.scale)})
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from ._callbacks import Callback
 from ._errors import UnsupportedError
 from ._halting import EarlyHalting
 from ._history import History
+from ._incremental import fit_groups
 from ._loop import Loop, Settings, as_split
 from ._losses import resolve_loss
-from ._methods import Method, check_method, default_method
+from ._methods import Incremental, Method, check_method, default_method
 from ._metrics import Metric
 from ._network import Network
 from ._optimizers import SGD, AdamW, Optimizer, Schedule
@@ -65,8 +66,9 @@ def fit(
     epochs : int
     val : Split or (x, y), optional
         For the figures of every epoch; ``data.val`` without.
-    method : Sandwich, SinglePath or MultiPath, optional
-        Which points a step trains. None: the only point, or `Sandwich` for several.
+    method : Sandwich, SinglePath, MultiPath or Incremental, optional
+        Which points a step trains. None: the only point, `Sandwich` for several, `Incremental` for a network of channel
+        groups.
     loss : "auto", CrossEntropy, MSE or function
         A function takes (outputs, targets) and returns (loss per sample, gradient of their mean).
     metrics : sequence
@@ -120,34 +122,42 @@ def fit(
     2
     """
     missing = {"ema": ema, "arithmetic": arithmetic, "qat": qat, "continue_from": continue_from}
-    loop = make_loop(
-        net,
-        data,
-        None,
-        missing,
-        epochs=epochs,
-        val=val,
-        method=method,
-        loss=loss,
-        metrics=metrics,
-        optimizer=optimizer,
-        schedule=schedule,
-        batch=batch,
-        augment=augment,
-        clip_norm=clip_norm,
-        precision=precision,
-        frozen=frozen,
-        halting=halting,
-        callbacks=callbacks,
-        progress=progress,
-        checkpoint=checkpoint,
-        resume=resume,
-        on_nonfinite=on_nonfinite,
-        max_seconds=max_seconds,
-        threads=threads,
-        rng=rng,
-    )
-    return loop.run()
+    options = {
+        "epochs": epochs,
+        "val": val,
+        "method": method,
+        "loss": loss,
+        "metrics": metrics,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "batch": batch,
+        "augment": augment,
+        "clip_norm": clip_norm,
+        "precision": precision,
+        "frozen": frozen,
+        "halting": halting,
+        "callbacks": callbacks,
+        "progress": progress,
+        "checkpoint": checkpoint,
+        "resume": resume,
+        "on_nonfinite": on_nonfinite,
+        "max_seconds": max_seconds,
+        "threads": threads,
+        "rng": rng,
+    }
+    return train(net, lambda part, own: make_loop(part, data, None, missing, **own), options)
+
+
+def train(net: Network, make: Callable[[Network, dict[str, Any]], Loop], options: dict[str, Any]) -> History:
+    """Run one loop, or one per channel group."""
+    method = options["method"]
+    grouped = isinstance(net, Network) and net._spec.groups > 1
+    if isinstance(method, Incremental) and not grouped:
+        raise ValueError("method is Incremental(), but the network has one channel group: build it with groups=")
+    if not grouped or not (method is None or isinstance(method, Incremental)):
+        return make(net, options).run()
+    seed = seed_of(options["rng"])
+    return fit_groups(net, make, {**options, "method": Incremental()}, seed)
 
 
 def make_loop(net: Network, data: Data, teaching: Any, missing: dict[str, Any], **options: Any) -> Loop:

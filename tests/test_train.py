@@ -402,14 +402,11 @@ def test_what_is_not_built_is_named(name):
         dn.fit(make(), DATA, epochs=1, **{name: UNSUPPORTED[name]}, **QUIET)
 
 
-def test_training_a_quantised_or_grouped_network_is_not_built():
+def test_training_a_quantised_network_is_not_built():
     net = make()
     net.recalibrate(DATA.calibration.x)
     with pytest.raises(dn.UnsupportedError, match="quantised"):
         dn.fit(dn.quantize(net, DATA), DATA, epochs=1, **QUIET)
-    grouped = dn.nets.mlp(DATA, groups=2, points=(0.5, 1.0), rng=0)
-    with pytest.raises(dn.UnsupportedError, match="Incremental"):
-        dn.fit(grouped, DATA, epochs=1, **QUIET)
     with pytest.raises(dn.UnsupportedError, match="private_affine"):
         dn.MultiPath(private_affine=True)
 
