@@ -78,8 +78,11 @@ def layers(type: str) -> Iterator[Case]:
         for kernel in (3, 5):
             for stride in (1, 2):
                 yield Case(type, "dwconv", side, channels, channels, kernel, stride)
-    for inputs, outputs in ((64, 10), (512, 10), (256, 256), (1024, 1024), (4096, 1024), (1280, 1000)):
+    for inputs, outputs in ((64, 10), (512, 10), (256, 256), (1024, 1024), (4096, 1024), (4096, 512), (1280, 1000)):
         yield Case(type, "linear", 1, inputs, outputs)
+        if type == "s8":  # the same in a plan that offers 4 bits: 8 bits read both planes of its weights, 4 bits one
+            yield Case(type, "planes8", 1, inputs, outputs)
+            yield Case(type, "planes4", 1, inputs, outputs)
     for side, channels in ((32, 16), (112, 64), (14, 256)):
         yield Case(type, "max_pool", side, channels, channels, 2, 2)
         yield Case(type, "avg_pool", side, channels, channels, 2, 2)
@@ -120,7 +123,7 @@ def judge(case: Case, isa: str, kernel: str, giga: float, share: float, goals: G
     """Print one figure beside its goal, and return it as a row of the result."""
     goal = case.goal if share else None
     word = goals.verdict(f"{isa} {case.name}", share >= goal if goal else None)
-    multiplies = case.op in ("conv", "first", "dwconv", "linear", "convgrad")
+    multiplies = case.op in ("conv", "first", "dwconv", "linear", "planes8", "planes4", "convgrad")
     figure = f"{giga:8.2f} {'GMAC/s' if multiplies else 'G/s   '}" + (f"  {share:5.3f} of the probe" if share else "")
     aim = f" (goal >= {goal:.2f})" if goal else ""
     print(f"{word} {isa:<8} {case.name:<36} {figure}{aim}  {kernel}", flush=True)

@@ -109,9 +109,12 @@ static int32_t add_node(layer *net, dn_node_spec node, int32_t first, int32_t se
     return number;
 }
 
+/* Linear layers on planes of nibbles, in a plan that offers 4 bits: "planes8", "planes4"; 0 for other layers. */
+static int planes_bits(const request *r) { return strncmp(r->op, "planes", 6) ? 0 : r->op[6] - '0'; }
+
 /* The layer between two activations, so that it reads and writes what it would inside a network. `first` reads the input itself. */
 static int describe(layer *net, const request *r) {
-    const int pad = r->kernel / 2, is_linear = !strcmp(r->op, "linear");
+    const int pad = r->kernel / 2, is_linear = !strcmp(r->op, "linear") || planes_bits(r);
     memset(net, 0, sizeof *net);
     int32_t x = add_node(net, (dn_node_spec){.op = "input", .height = r->side, .width = r->side, .channels = r->inputs}, -1, -1);
     if (strcmp(r->op, "first")) {
@@ -122,7 +125,8 @@ static int describe(layer *net, const request *r) {
     if (!strcmp(r->op, "first") || !strcmp(r->op, "conv")) node.op = "conv2d";
     else if (!strcmp(r->op, "dwconv")) node.op = "conv2d", node.groups = r->inputs;
     else if (!strcmp(r->op, "max_pool") || !strcmp(r->op, "avg_pool")) memset(node.pad, 0, sizeof node.pad);
-    else if (strcmp(r->op, "add") && !is_linear) return 0;
+    else if (is_linear) node.op = "linear";
+    else if (strcmp(r->op, "add")) return 0;
     int32_t second = strcmp(r->op, "add") ? -1 : add_node(net, (dn_node_spec){.op = "max_pool"}, x, -1);
     net->target = add_node(net, node, x, second);
     if (!strcmp(node.op, "conv2d") || is_linear) (void)add_node(net, (dn_node_spec){.op = "relu"}, net->target, -1);
@@ -141,7 +145,7 @@ static void fill_params(dn_params *params, const dn_graph *graph, const layer *n
         }
         int8_t *codes = memory(count);
         float *scale = memory((size_t)info.channels * sizeof *scale);
-        for (size_t k = 0; k < count; k++) codes[k] = (int8_t)(rand() % 255 - 127);
+        for (size_t k = 0; k < count; k++) codes[k] = (int8_t)(rand() % 247 - 127); /* all that 4 bits can be offered of */
         for (int32_t k = 0; k < info.channels; k++) scale[k] = 0.02f / sqrtf((float)(info.weights / info.channels));
         params[i].codes = codes;
         params[i].code_scale = scale;
@@ -196,12 +200,12 @@ static void time_step(const dn_plan *plan, const dn_point *point, const layer *n
 }
 
 /* The network's outputs at one level; NULL if that fails. */
-static float *outputs_of(const dn_graph *graph, const dn_params *params, const dn_subnet *subnet, const dn_tables *tables, dn_isa isa, const float *input, size_t count) {
+static float *outputs_of(const dn_graph *graph, const dn_params *params, const dn_subnet *subnet, const dn_tables *tables, const dn_plan_options *options, const float *input, size_t count) {
     dn_plan *plan = NULL;
     dn_point *point = NULL;
     dn_engine *engine = NULL;
     float *output = memory(count * sizeof *output);
-    dn_status status = dn_plan_new(&plan, graph, params, NULL, &(dn_plan_options){.threads = 1, .isa = isa, .precision = 32, .least_bits = 8}, NULL);
+    dn_status status = dn_plan_new(&plan, graph, params, NULL, options, NULL);
     if (status == DN_OK) status = dn_point_new(&point, plan, subnet, tables, NULL);
     if (status == DN_OK) status = dn_engine_new(&engine, plan, NULL);
     if (status == DN_OK) status = dn_engine_run(engine, point, input, DN_F32, 1, output, 1, NULL, NULL, NULL);
@@ -213,11 +217,13 @@ static float *outputs_of(const dn_graph *graph, const dn_params *params, const d
 }
 
 /* Whether a level gives what the reference gives: the same numbers in int8, 1e-4 of the largest in float. */
-static int agrees(const dn_graph *graph, const dn_params *params, const dn_subnet *subnet, const dn_tables *tables, dn_isa isa) {
+static int agrees(const dn_graph *graph, const dn_params *params, const dn_subnet *subnet, const dn_tables *tables, const dn_plan_options *options) {
+    dn_plan_options plain = *options;
+    plain.isa = DN_ISA_REF;
     const dn_node *in = &graph->nodes[0], *last = &graph->nodes[graph->count - 1];
     const size_t count = (size_t)last->height * (size_t)last->width * (size_t)last->channels;
     float *input = floats((size_t)in->height * (size_t)in->width * (size_t)in->channels, 3), largest = 0, difference = 0;
-    float *here = outputs_of(graph, params, subnet, tables, isa, input, count), *expected = outputs_of(graph, params, subnet, tables, DN_ISA_REF, input, count);
+    float *here = outputs_of(graph, params, subnet, tables, options, input, count), *expected = outputs_of(graph, params, subnet, tables, &plain, input, count);
     for (size_t i = 0; here && expected && i < count; i++) {
         largest = fmaxf(largest, fabsf(expected[i]));
         difference = fmaxf(difference, fabsf(here[i] - expected[i]));
@@ -240,7 +246,7 @@ static void time_layer(const request *r, dn_isa isa, answer *out) {
     float scale[MAX_NODES], nothing = 0;
     int32_t active[MAX_NODES] = {0};
     for (int i = 0; i < MAX_NODES; i++) scale[i] = 0.02f;
-    const dn_plan_options options = {.threads = 1, .isa = isa, .precision = 32, .least_bits = 8};
+    const dn_plan_options options = {.threads = 1, .isa = isa, .precision = 32, .least_bits = planes_bits(r) ? 4 : 8};
     dn_status status = dn_graph_new(&graph, net.nodes, net.count, net.count - 1, 1, &err);
     if (status == DN_OK) {
         fill_params(params, graph, &net, int8);
@@ -251,12 +257,14 @@ static void time_layer(const request *r, dn_isa isa, answer *out) {
         }
         status = dn_plan_new(&plan, graph, params, NULL, &options, &err);
     }
-    const dn_subnet subnet = {.active = active};
+    int8_t bits[MAX_NODES];
+    memset(bits, planes_bits(r), sizeof bits);
+    const dn_subnet subnet = {.active = active, .bits = planes_bits(r) ? bits : NULL};
     const dn_tables tables = {&nothing, &nothing, int8 ? scale : NULL};
     int64_t macs[MAX_NODES] = {0};
     if (status == DN_OK) status = dn_point_new(&point, plan, &subnet, &tables, &err);
     if (status == DN_OK) status = dn_graph_cost(graph, &subnet, macs, NULL, &err);
-    if (status == DN_OK && macs[net.target] <= MOST_COMPARED && !agrees(graph, params, &subnet, &tables, isa)) out->differs = 1;
+    if (status == DN_OK && macs[net.target] <= MOST_COMPARED && !agrees(graph, params, &subnet, &tables, &options)) out->differs = 1;
     if (status == DN_OK) time_step(plan, point, &net, r, out);
     else fprintf(stderr, "%s: %s\n", r->op, err.message);
     dn_point_free(point);

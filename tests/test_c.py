@@ -44,8 +44,10 @@ def test_the_benchmark_of_kernels_compares_and_times_every_kind_of_layer(
     build, environment = address_build
     program = build.program(cbuild.ROOT / "benchmarks" / "kernels.c")
     layers = ["conv 7 8 8 3 1", "first 7 3 8 3 2", "dwconv 7 8 8 5 2", "linear 1 20 10 1 1"]
+    planes = ["planes8 1 20 10 1 1", "planes4 1 20 10 1 1"]
     layers += ["max_pool 6 8 8 2 2", "avg_pool 6 8 8 2 2", "add 6 8 8 1 1"]
     cases = [(isa, kind, layer) for isa in ("ref", "avx2") for kind in ("s8", "f32") for layer in layers]
+    cases += [(isa, "s8", layer) for isa in ("ref", "avx2") for layer in planes]
     cases += [("ref", "train", f"{op} 8 16 16 1 1") for op in ("convgrad", "norm", "actgrad", "normgrad", "sums")]
     lines = "".join(f"{isa} {kind} {layer} 0.001\n" for isa, kind, layer in [*cases, ("nonsense", "s8", layers[0])])
     done = cbuild.run([str(program)], input=lines, env={**os.environ, **environment}, timeout=LIMIT)
@@ -57,7 +59,7 @@ def test_the_benchmark_of_kernels_compares_and_times_every_kind_of_layer(
             continue  # not this CPU
         kernel, giga, share = answer.split("\t")
         assert kernel.split()[1] == isa and float(giga) > 0, (kind, layer, answer)
-        probed = isa == "avx2" and layer.split()[0] in ("conv", "first", "dwconv", "linear")
+        probed = isa == "avx2" and layer.split()[0] in ("conv", "first", "dwconv", "linear", "planes8", "planes4")
         assert (float(share) > 0) == probed, (kind, layer, answer)
 
 

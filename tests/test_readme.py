@@ -47,6 +47,7 @@ def test_the_readme_names_both_commands():
 
 SLOTS = {
     "convolution": ("conv_s8", "conv_f32"),
+    "linear": ("linear_s8", "linear_f32"),
     "depthwise": ("dwconv_s8", "dwconv_f32"),
     "leaky": ("pointwise_u8", "pointwise_f32"),
     "max": ("pool_u8", "pool_f32"),
