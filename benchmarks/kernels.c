@@ -178,9 +178,12 @@ static void time_step(const dn_plan *plan, const dn_point *point, const layer *n
     const dn_node *in = &plan->graph->nodes[0], *last = &plan->graph->nodes[net->count - 1];
     uint8_t *arena = memory(point->arena_bytes + 64), *scratch = memory(point->scratch_bytes);
     float *input = floats((size_t)in->height * (size_t)in->width * (size_t)in->channels, 3), *output = memory((size_t)last->height * (size_t)last->width * (size_t)last->channels * 4);
-    repeated timed = {{.plan = plan, .point = point, .arena = arena, .target = arena, .scratch = scratch, .input = input, .dtype = DN_F32, .output = output, .threads = 1}, NULL};
+    dn_steps steps;
+    if (dn_steps_new(&steps, plan, NULL) != DN_OK) exit(1);
+    dn_steps_write(&steps, point);
+    repeated timed = {{.plan = plan, .point = point, .steps = steps.steps, .arena = arena, .target = arena, .scratch = scratch, .input = input, .dtype = DN_F32, .output = output, .threads = 1}, NULL};
     for (int32_t k = 0; k < point->step_count; k++) {
-        const dn_step *step = &point->steps[k];
+        const dn_step *step = &steps.steps[k];
         const dn_plan_op *op = &plan->ops[step->op];
         dn_run_step(&timed.run, step);
         if (op->node != net->target || op->kind == DN_DO_OUTPUT || op->kind == DN_DO_DEQUANTIZE) continue;
@@ -196,6 +199,7 @@ static void time_step(const dn_plan *plan, const dn_point *point, const layer *n
         measure(&(work){run_repeated, &timed}, timed.step->macs ? issued(plan, timed.step) : elements, r->seconds, out);
         if (!timed.step->macs) out->share = 0;
     } else out->name[0] = 0;
+    dn_steps_free(&steps);
     free(arena), free(scratch), free(input), free(output);
 }
 

@@ -171,7 +171,7 @@ typedef struct dn_tile {
 /* The same with tiles chosen by the caller, per node: {-1, -1} leaves the choice to the plan. DN_EINVAL for a tile that dn_point_tile does not list. Any tile gives the same bits. */
 dn_status dn_point_new_tiled(dn_point **out, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, const dn_tile *tiles, dn_error *err);
 void dn_point_free(dn_point *point);
-size_t dn_point_table_bytes(const dn_point *point);
+size_t dn_point_table_bytes(const dn_point *point); /* everything it owns */
 size_t dn_point_arena_bytes(const dn_point *point);
 
 typedef enum dn_dtype { DN_F32, DN_U8 } dn_dtype;
@@ -180,7 +180,7 @@ dn_status dn_engine_new(dn_engine **out, const dn_plan *plan, dn_error *err);
 void dn_engine_free(dn_engine *engine);
 /* Grows the arena for this point; run does it too, but then it may allocate. */
 dn_status dn_engine_reserve(dn_engine *engine, const dn_point *point, dn_error *err);
-size_t dn_engine_arena_bytes(const dn_engine *engine);
+size_t dn_engine_arena_bytes(const dn_engine *engine); /* with the steps of the point it ran last */
 /* n images of the input's shape (C order, DN_U8 only with an input table) -> output float32 [n][outputs]. threads <= the plan's. Each image's result does not depend on n or
  * threads. profile_ns (may be NULL): [dn_point_steps] nanoseconds added per step. */
 dn_status dn_engine_run(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, float *output, int32_t threads, int64_t *profile_ns,

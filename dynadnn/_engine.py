@@ -13,6 +13,7 @@ from . import _core
 from ._arguments import positive_int
 from ._device import example_input
 from ._engine_report import EngineReport, report_engine, share_of_probe
+from ._points import Subnet
 from ._table import Table
 from ._tune import load_tiles, tuned_tiles
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._network import Network
-    from ._points import Subnet
 
 
 def compile_network(
@@ -67,6 +67,7 @@ class Engine(_core.Engine):
     _net: Network
     _isa: str | None
     _tiles: Mapping[str, str]
+    _spare: list[tuple[Subnet | None, _core.Point]]
 
     def __new__(
         cls,
@@ -92,47 +93,48 @@ class Engine(_core.Engine):
                 compact=compact,
             )
         self = super().__new__(cls, plan, input_shape=net.shape, outputs=net.outputs)
-        self._net, self._isa, self._tiles = net, isa, tiles or {}
+        self._net, self._isa, self._tiles, self._spare = net, isa, tiles or {}, []
         for name, subnet in net.points.items():
             if subnet in net.tables or not net._needs_tables:
                 self._add(name, subnet)
         if self.points:
             widest = net._find(None)
             self.select(widest if widest in self.points else next(iter(self.points)))
+            self._reserve()
         return self
 
     def __init__(self, net: Network, **options: Any) -> None:
         """Nothing is left to do after `__new__`."""
 
     def _add(self, name: str, subnet: Subnet) -> None:
-        point = self.points.get(subnet) or self._make_point(subnet)
+        point = self.points.get(subnet) or self._make_point(self._net._binding(subnet))
         self.points[name] = self.points[subnet] = point
         with suppress(ValueError):
             self.points[float(name)] = point
 
-    def _make_point(self, subnet: Subnet) -> _core.Point:
-        binding = self._net._binding(subnet)
+    def _make_point(self, binding: tuple[Any, ...]) -> _core.Point:
         point = self.plan.bind(*binding)
         chosen = tuned_tiles(point, len(self._net._spec.nodes), self._tiles) if self._tiles else None
         return point if chosen is None else self.plan.bind(*(*binding, chosen))
 
+    def _reserve(self) -> None:
+        """Hold memory for two points bound on first use: as much as the largest point takes."""
+        known = [subnet for subnet in self.points if isinstance(subnet, Subnet)]
+        largest = max(known, key=lambda subnet: self.points[subnet].table_bytes)
+        self._spare += [(None, self._make_point(self._net._binding(largest))) for _ in range(2)]
+
     def _bind(self, key: Any) -> _core.Point:
         """Bind a point that was not bound at compile; the last two such points are kept."""
-        if key is None:
-            key = self._net._find(None)
         subnet = self._net._find(key)
         point = self.points.get(subnet)
         if point is None:
-            point = self._make_point(subnet)
-            self._keep(subnet, point)
+            binding = self._net._binding(subnet)
+            if len(self._spare) >= 2:
+                self.points.pop(self._spare.pop(0)[0], None)  # the new point gets its memory, which is mapped already
+            point = self._make_point(binding)
+            self._spare.append((subnet, point))
+            self.points[subnet] = point
         return point
-
-    def _keep(self, subnet: Subnet, point: _core.Point) -> None:
-        named = set(self._net.points.values())
-        spare = [known for known in self.points if not isinstance(known, str | float) and known not in named]
-        if len(spare) >= 2:
-            del self.points[spare[0]]
-        self.points[subnet] = point
 
     def _convert(self, x: Any) -> NDArray[Any]:
         """Images as the core takes them, or an error that says what is wrong."""
@@ -142,17 +144,18 @@ class Engine(_core.Engine):
         """Return an engine that shares weights and bound points, with its own activation memory and active point."""
         made = Engine(self._net, isa=self._isa, plan=self.plan, tiles=self._tiles)
         made.points.update(self.points)
+        made._spare = [*self._spare]
         made.threads = self.threads
         made.select(self.active)
         return made
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes of packed weights (the same for any number of points), tables of all bound points, activation arena.
+        """Bytes of packed weights (the same for any number of points), of all bound points and room for two, arena.
 
         "kept" is what `extend` goes on from: images and outputs of the last call; 0 for networks without groups.
         """
-        points = list({id(p): p for p in self.points.values()}.values())
+        points = {id(p): p for p in (*self.points.values(), *(p for _, p in self._spare))}.values()
         return {
             "weights": self.plan.weight_bytes,
             "tables": sum(p.table_bytes for p in points),

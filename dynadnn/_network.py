@@ -614,6 +614,7 @@ class Network:
         """Return an independent copy; arrays are shared, since nothing changes them."""
         made = Network.__new__(Network)
         made.__setstate__(self.__getstate__())
+        made._rules.share_arrays(self._rules)
         return made
 
     def save(self, path: str | os.PathLike[str], *, calibration: bool = False) -> None:

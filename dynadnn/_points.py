@@ -15,6 +15,8 @@ from ._errors import PointError
 
 FLOAT_BITS = "fp32"
 Bits = int | str
+PointArrays = tuple[NDArray[np.int32], NDArray[np.int8] | None, NDArray[np.int32] | None]
+REMEMBERED = 256
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,12 @@ class PointRules:
             ChannelSpace(owner[i], info[i][0], info[i][3], _step(divisor, info[i][3], graph.groups), i) for i in free
         )
         place = {space: k for k, space in enumerate(free)}
-        # active[s] = widths[source[s]] * numerator[s] / denominator[s], or base[s] where source is -1
-        self._source = np.array([place[lead] if elastic else -1 for _, elastic, lead, _ in info], np.int64)
+        # active[s] = (*widths, 1)[source[s]] * base[s] // lead_full[s]; where a space is fixed, source is the 1
+        self._source = np.array([place[lead] if elastic else len(free) for _, elastic, lead, _ in info], np.int64)
         self._base = np.array([full for full, _, _, _ in info], np.int64)
-        self._lead_full = np.array([info[lead][0] for _, _, lead, _ in info], np.int64)
+        self._lead_full = np.array([info[lead][0] if elastic else 1 for _, elastic, lead, _ in info], np.int64)
         self.stages = tuple(graph.stages)
+        self._arrays: dict[Subnet, PointArrays] = {}
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -218,13 +221,26 @@ class PointRules:
 
     def active(self, widths: Sequence[int]) -> NDArray[np.int32]:
         """Active channels of every space of the graph."""
-        if not self.spaces:
-            return self._base.astype(np.int32)
-        chosen = np.asarray(widths, np.int64)[np.maximum(self._source, 0)] * self._base // self._lead_full
-        return np.where(self._source < 0, self._base, chosen).astype(np.int32)
+        chosen = np.array((*widths, 1), np.int64)[self._source] * self._base // self._lead_full
+        return chosen.astype(np.int32)
 
-    def arrays(self, subnet: Subnet) -> tuple[NDArray[np.int32], NDArray[np.int8] | None, NDArray[np.int32] | None]:
-        """(active per space, bits per node, depth per stage) as the core takes them."""
+    def arrays(self, subnet: Subnet) -> PointArrays:
+        """(active per space, bits per node, depth per stage) as the core takes them.
+
+        The last ones are remembered: a point is calibrated before it is bound, and binding must not take long.
+        """
+        known = self._arrays.get(subnet)
+        if known is None:
+            if len(self._arrays) >= REMEMBERED:
+                self._arrays.clear()
+            known = self._arrays[subnet] = self._make_arrays(subnet)
+        return known
+
+    def share_arrays(self, other: PointRules) -> None:
+        """Remember what the rules of an equal graph remember."""
+        self._arrays = other._arrays
+
+    def _make_arrays(self, subnet: Subnet) -> PointArrays:
         bits = None
         if any(self._quantised):
             bits = np.full(self._node_count, 8, np.int8)

@@ -15,7 +15,6 @@ typedef enum dn_op {
 /* Node i and the tensor it produces. */
 typedef struct dn_node {
     dn_op op;
-    char name[64];
     const int32_t *inputs;
     int32_t input_count;
 
@@ -38,6 +37,7 @@ typedef struct dn_node {
     const int32_t *map;  /* shortcut */
     int32_t norm_offset; /* batchnorm, else -1 */
     int32_t stage, block;
+    char name[64]; /* last: only messages need it */
 } dn_node;
 
 typedef struct dn_block {

@@ -10,8 +10,6 @@
 #include "base/size.h"
 #include "base/status.h"
 
-enum { PANEL = 16 };
-
 /* ---- tasks over images ---- */
 
 static void task_raw(void *context, size_t image, int worker) { dn_real_raw(context, image, worker); }
@@ -49,8 +47,6 @@ static int32_t group_of(const dn_step *step, const dn_scalars *s, int32_t lane) 
     return g;
 }
 
-static const dn_scalars *scalars_of(const dn_calibration *c) { return (const dn_scalars *)(const void *)(c->run.point->tables + c->step->scalars); }
-
 /* Largest magnitude per group of one image; NaN if there is one. */
 static void task_peaks(void *context, size_t image, int worker) {
     (void)worker;
@@ -61,7 +57,7 @@ static void task_peaks(void *context, size_t image, int worker) {
     memset(peaks, 0, (size_t)step->groups * sizeof *peaks);
     for (int32_t p = 0; p < step->out.height * step->out.width; p++)
         for (int32_t lane = 0; lane < step->out.pixel; lane++, x++) {
-            float *peak = &peaks[step->groups > 1 ? group_of(step, scalars_of(c), lane) : 0], v = fabsf(*x);
+            float *peak = &peaks[step->groups > 1 ? group_of(step, step->scalars, lane) : 0], v = fabsf(*x);
             if (!(v <= *peak) && *peak == *peak) *peak = v;
         }
 }
@@ -73,7 +69,7 @@ static void task_bins(void *context, size_t image, int worker) {
     const float *x = c->real + image * c->real_stride;
     for (int32_t p = 0; p < step->out.height * step->out.width; p++)
         for (int32_t lane = 0; lane < step->out.pixel; lane++, x++) {
-            int32_t g = step->groups > 1 ? group_of(step, scalars_of(c), lane) : 0;
+            int32_t g = step->groups > 1 ? group_of(step, step->scalars, lane) : 0;
             if (c->channel[lane] < 0 || c->peaks[g] <= 0) continue;
             int32_t bin = (int32_t)(fabsf(*x) / c->peaks[g] * DN_BINS);
             c->bins[((size_t)worker * (size_t)step->groups + (size_t)g) * DN_BINS + (size_t)(bin < DN_BINS ? bin : DN_BINS - 1)]++;
@@ -211,21 +207,23 @@ static void list_lanes(dn_calibration *c) {
     }
 }
 
+static void write_tables(const dn_calibration *c) {
+    dn_step_facts(&c->binding, c->number);
+    dn_step_fill(&c->binding, c->number);
+    dn_step_lists(c->run.point, c->step);
+}
+
 /* Replaces the tables of a convolution by those of its bare sum. */
-static void set_raw_tables(dn_calibration *c) {
+static void set_raw_tables(const dn_calibration *c) {
     if (c->op->kind != DN_DO_CONV && c->op->kind != DN_DO_DEPTHWISE) return;
-    uint8_t *tables = c->binding.point->tables;
-    float *scale = (float *)(void *)(tables + c->step->table);
-    dn_scalars *s = (dn_scalars *)(void *)(tables + c->step->scalars);
-    dn_step_raw_tables(&c->binding, c->step, scale, scale + dn_round_up(c->step->table_channels, PANEL) + PANEL);
-    for (int32_t g = 0; g < c->step->groups; g++) s[g].lo = -INFINITY, s[g].hi = INFINITY;
+    dn_step_raw_tables(&c->binding, c->step);
+    for (int32_t g = 0; g < c->step->groups; g++) c->step->scalars[g].lo = -INFINITY, c->step->scalars[g].hi = INFINITY;
 }
 
 static dn_status calibrate_step(dn_calibration *c, dn_error *err) {
     const dn_graph *graph = c->run.plan->graph;
     bool wants_norm = c->op->norm >= 0, own_scale = dn_op_writes_u8(c->op) && graph->nodes[c->op->output].scale_from == c->op->output && c->op->kind != DN_DO_DEQUANTIZE;
-    size_t used = c->binding.table_used;
-    DN_TRY(dn_step_tables(&c->binding, c->step, err)); /* lists and maps are right already, numbers not yet */
+    write_tables(c); /* lists and maps are right already, numbers not yet */
     list_lanes(c);
     if (wants_norm || own_scale) {
         if (wants_norm && c->op->partial) return dn_fail(err, DN_EUNSUPPORTED, "%s: batch norm after a dense layer over channel groups", graph->nodes[c->op->node].name);
@@ -234,8 +232,7 @@ static dn_status calibrate_step(dn_calibration *c, dn_error *err) {
         if (wants_norm) DN_TRY(measure_norm(c, err));
         if (own_scale) DN_TRY(over_images(c, task_finish, err));
         if (own_scale) DN_TRY(measure_scale(c, err));
-        c->binding.table_used = used;
-        DN_TRY(dn_step_tables(&c->binding, c->step, err));
+        write_tables(c);
     }
     return over_images(c, task_run, err);
 }
@@ -244,9 +241,9 @@ static dn_status take_memory(dn_calibration *c, dn_error *err) {
     const dn_point *point = c->binding.point;
     size_t lanes = 1, groups = 1, elements = 1;
     for (int32_t k = 0; k < point->step_count; k++) {
-        const dn_map *out = &point->steps[k].out;
+        const dn_map *out = &c->binding.steps.steps[k].out;
         lanes = dn_size_max(lanes, (size_t)out->pixel);
-        groups = dn_size_max(groups, (size_t)point->steps[k].groups);
+        groups = dn_size_max(groups, (size_t)point->records[k].groups);
         elements = dn_size_max(elements, (size_t)out->pixel * (size_t)out->height * (size_t)out->width);
     }
     c->real_stride = dn_round_up(elements, 16);
@@ -277,9 +274,9 @@ static dn_status calibrate(dn_calibration *c, const dn_plan *plan, const dn_subn
     DN_TRY(dn_binding_tables(&c->binding, false, err));
     DN_TRY(take_memory(c, err));
     c->run.point = c->binding.point;
-    c->binding.table_used = 0;
-    for (int32_t k = 0; k < c->binding.point->step_count; k++) {
-        c->step = &c->binding.point->steps[k];
+    for (int32_t k = 0; k < c->binding.step_count; k++) {
+        c->number = k;
+        c->step = &c->binding.steps.steps[k];
         c->op = &plan->ops[c->step->op];
         if (c->op->kind != DN_DO_OUTPUT) DN_TRY(calibrate_step(c, err));
     }

@@ -24,6 +24,7 @@ typedef struct dn_calibration {
     const dn_calibration_options *options;
     const dn_poll *poll;
     /* the current step */
+    int32_t number;
     dn_step *step;
     const dn_plan_op *op;
     const double *centre; /* mean per lane while variances are summed */

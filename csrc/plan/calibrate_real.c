@@ -27,8 +27,8 @@ static dn_map dense_map(const dn_step *step) {
 
 /* Scale of the tensor's u8 values for a lane's group; floats are what they are. */
 static float scale_at(const dn_calibration *c, int32_t tensor, int32_t lane) {
-    int32_t width, groups = dn_channel_groups(&c->binding, tensor, &width);
-    return (float)dn_scale_of(&c->binding, tensor, groups > 1 ? lane / width : 0);
+    const dn_graph *graph = c->run.plan->graph;
+    return (float)dn_scale_of(&c->binding, tensor, dn_channel_groups(&c->binding, tensor) > 1 ? lane / (graph->nodes[tensor].channels / graph->groups) : 0);
 }
 
 static float real_at(const dn_run_context *run, const dn_map *map, int32_t y, int32_t x, int32_t lane, float scale) {
@@ -45,7 +45,7 @@ static void depthwise_s8(const dn_calibration *c, const dn_run_context *run, flo
     const dn_step *step = c->step;
     const dn_node *node = &run->plan->graph->nodes[c->op->node];
     const int8_t *weights = (const int8_t *)run->plan->blob + c->op->weight_offset;
-    const float *scale = (const float *)(const void *)(run->point->tables + step->table), *bias = scale + dn_round_up(step->table_channels, PANEL) + PANEL;
+    const float *scale = dn_table_at(run->point, step->table), *bias = scale + step->table_channels;
     int32_t taps = node->kernel_h * node->kernel_w;
     for (int32_t y = 0; y < step->out.height; y++)
         for (int32_t x = 0; x < step->out.width; x++)
@@ -119,7 +119,7 @@ static float plain_value(const dn_calibration *c, const dn_run_context *run, int
 }
 
 static void concat_raw(const dn_calibration *c, const dn_run_context *run, float *out) {
-    const dn_concat_part *parts = (const dn_concat_part *)(const void *)(run->point->tables + c->step->extra);
+    const dn_concat_part *parts = c->step->inputs;
     const dn_node *node = &run->plan->graph->nodes[c->op->node];
     for (int32_t k = 0; k < c->step->parts; k++)
         for (int32_t y = 0; y < c->step->out.height; y++)

@@ -14,6 +14,7 @@ struct dn_engine {
     const dn_plan *plan;
     pthread_mutex_t lock;
     dn_kept kept;
+    dn_steps steps;  /* of the point that ran last */
     int64_t macs;    /* per image, of the last run */
     uint8_t *memory; /* lanes x (arenas + scratch), where lanes are the threads of a batch, and a lane's arenas the images that go through the steps together */
     size_t bytes;
@@ -46,23 +47,27 @@ dn_status dn_engine_new(dn_engine **out, const dn_plan *plan, dn_error *err) {
     dn_engine *engine;
     DN_TRY(DN_NEW(&engine, 1, err));
     engine->plan = plan;
-    if (pthread_mutex_init(&engine->lock, NULL)) {
-        dn_free(engine);
-        return dn_fail(err, DN_ENOMEM, "no mutex for an engine");
+    dn_status status = dn_steps_new(&engine->steps, plan, err);
+    if (status == DN_OK && pthread_mutex_init(&engine->lock, NULL)) status = dn_fail(err, DN_ENOMEM, "no mutex for an engine");
+    if (status == DN_OK) {
+        *out = engine;
+        return DN_OK;
     }
-    *out = engine;
-    return DN_OK;
+    dn_steps_free(&engine->steps);
+    dn_free(engine);
+    return status;
 }
 
 void dn_engine_free(dn_engine *engine) {
     if (!engine) return;
     pthread_mutex_destroy(&engine->lock);
     dn_kept_free(&engine->kept);
+    dn_steps_free(&engine->steps);
     dn_free(engine->memory);
     dn_free(engine);
 }
 
-size_t dn_engine_arena_bytes(const dn_engine *engine) { return engine->bytes; }
+size_t dn_engine_arena_bytes(const dn_engine *engine) { return engine->bytes + engine->steps.bytes; }
 
 size_t dn_engine_kept_bytes(const dn_engine *engine) { return dn_kept_bytes(&engine->kept); }
 
@@ -123,7 +128,7 @@ static void run_steps(const batch *b, size_t first, size_t i, int lane, int32_t 
     if (run.done) run.kept = b->run.kept + (first + i) * b->outputs;
     for (int32_t k = begin; k < end; k++) {
         int64_t start = b->profile_ns ? dn_clock_ns() : 0;
-        dn_run_step(&run, &run.point->steps[k]);
+        dn_run_step(&run, &run.steps[k]);
         if (b->profile_ns) b->profile_ns[k] += dn_clock_ns() - start;
     }
 }
@@ -131,7 +136,7 @@ static void run_steps(const batch *b, size_t first, size_t i, int lane, int32_t 
 /* Steps whose weights are more than the maps they work on run for one image of a group after the other, and fetch the weights once. Where maps are more, an image goes through
  * all steps up to the next of those, and its maps stay near. */
 static void run_group(const batch *b, size_t number, int lane) {
-    const dn_step *steps = b->run.point->steps;
+    const dn_step *steps = b->run.steps;
     const size_t first = number * b->group, count = b->images - first < b->group ? b->images - first : b->group;
     for (int32_t begin = 0, end; begin < b->run.point->step_count; begin = end) {
         end = begin + 1;
@@ -152,7 +157,7 @@ static dn_status check_run(const dn_engine *engine, const dn_point *point, dn_dt
 static void describe_batch(batch *b, const dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, float *output, int32_t threads) {
     const dn_graph *graph = engine->plan->graph;
     const dn_node *in = &graph->nodes[0], *out = &graph->nodes[graph->output];
-    *b = (batch){.run = {.plan = engine->plan, .point = point, .input = input, .dtype = dtype, .output = output, .threads = threads},
+    *b = (batch){.run = {.plan = engine->plan, .point = point, .steps = engine->steps.steps, .input = input, .dtype = dtype, .output = output, .threads = threads},
                  .image_bytes = (size_t)in->height * (size_t)in->width * (size_t)in->channels * (dtype == DN_U8 ? 1 : sizeof(float)),
                  .outputs = (size_t)out->height * (size_t)out->width * (size_t)out->channels};
 }
@@ -183,7 +188,7 @@ static dn_status run_batch(dn_engine *engine, batch *b, size_t n, const dn_poll 
 
 static void count_macs(dn_engine *engine, const dn_run_context *run) {
     engine->macs = 0;
-    for (int32_t k = 0; k < run->point->step_count; k++) engine->macs += macs_of(run, &run->point->steps[k]);
+    for (int32_t k = 0; k < run->point->step_count; k++) engine->macs += macs_of(run, &run->steps[k]);
 }
 
 /* A whole run, which is kept where it can be extended. */
@@ -215,6 +220,7 @@ static dn_status run(run_kind *kind, dn_engine *engine, batch *b, size_t n, cons
     const dn_images images = {.data = b->run.input, .dtype = b->run.dtype, .n = n, .bytes = n * b->image_bytes};
     dn_fpenv saved = dn_fpenv_enter();
     pthread_mutex_lock(&engine->lock);
+    dn_steps_write(&engine->steps, b->run.point);
     dn_status status = kind(engine, b, &images, poll, err);
     pthread_mutex_unlock(&engine->lock);
     dn_fpenv_leave(saved);
@@ -243,7 +249,7 @@ dn_status dn_engine_extend(dn_engine *engine, const dn_point *point, const void 
 static int32_t step_of(const dn_point *point, int32_t node) {
     int32_t tensor = point->plan->source[node];
     for (int32_t k = 0; k < point->step_count; k++) {
-        const dn_plan_op *op = &point->plan->ops[point->steps[k].op];
+        const dn_plan_op *op = &point->plan->ops[point->records[k].op];
         if (op->output == tensor && op->kind != DN_DO_OUTPUT) return k;
     }
     return -1;
@@ -251,7 +257,7 @@ static int32_t step_of(const dn_point *point, int32_t node) {
 
 /* Channels stand together: concatenations of parts that are not multiples of 4 are refused before. */
 static void copy_map(const dn_run_context *run, const dn_step *step, float *output) {
-    const dn_scalars *s = (const dn_scalars *)(const void *)(run->point->tables + step->scalars);
+    const dn_scalars *s = step->scalars;
     for (int32_t y = 0; y < step->out.height; y++)
         for (int32_t x = 0; x < step->out.width; x++) {
             const uint8_t *pixel = dn_map_at(run->arena, &step->out, y, x);
@@ -262,42 +268,44 @@ static void copy_map(const dn_run_context *run, const dn_step *step, float *outp
         }
 }
 
-static dn_status find_step(const dn_point *point, int32_t node, const dn_step **step, dn_error *err) {
+static dn_status find_step(const dn_point *point, int32_t node, int32_t *number, dn_error *err) {
     const dn_graph *graph = point->plan->graph;
     if (node < 0 || node >= graph->count) return dn_fail(err, DN_EINVAL, "there is no node %d", node);
-    int32_t number = step_of(point, node);
-    if (number < 0) return dn_fail(err, DN_EINVAL, "%s has no values of its own: it is computed together with the node after it, or dropped", graph->nodes[node].name);
-    *step = &point->steps[number];
-    if (!(*step)->out.gaps) return DN_OK;
+    *number = step_of(point, node);
+    if (*number < 0) return dn_fail(err, DN_EINVAL, "%s has no values of its own: it is computed together with the node after it, or dropped", graph->nodes[node].name);
+    if (!point->records[*number].gaps) return DN_OK;
     return dn_fail(err, DN_EUNSUPPORTED, "%s is a concatenation of odd parts", graph->nodes[node].name);
 }
 
 dn_status dn_point_shape(const dn_point *point, int32_t node, int32_t shape[3], dn_error *err) {
-    const dn_step *step = NULL;
-    DN_TRY(find_step(point, node, &step, err));
-    shape[0] = step->out.height;
-    shape[1] = step->out.width;
-    shape[2] = step->out.channels;
+    int32_t number;
+    DN_TRY(find_step(point, node, &number, err));
+    const dn_map map = dn_record_map(point->plan, &point->records[number]);
+    shape[0] = map.height;
+    shape[1] = map.width;
+    shape[2] = map.channels;
     return DN_OK;
 }
 
 dn_status dn_engine_activation(dn_engine *engine, const dn_point *point, const void *input, dn_dtype dtype, size_t n, int32_t node, float *output, dn_error *err) {
-    const dn_step *step = NULL;
+    int32_t shape[3], last;
     DN_TRY(check_run(engine, point, dtype, 1, err));
-    DN_TRY(find_step(point, node, &step, err));
-    size_t values = (size_t)step->out.height * (size_t)step->out.width * (size_t)step->out.channels;
+    DN_TRY(find_step(point, node, &last, err));
+    DN_TRY(dn_point_shape(point, node, shape, err));
+    size_t values = (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2];
     dn_fpenv saved = dn_fpenv_enter();
     batch b;
     describe_batch(&b, engine, point, input, dtype, NULL, 1);
     pthread_mutex_lock(&engine->lock);
+    dn_steps_write(&engine->steps, point);
     dn_status status = reserve(engine, lane_bytes(point, engine->plan->threads, 1), err);
     for (size_t i = 0; status == DN_OK && i < n; i++) {
         dn_run_context run = b.run;
         run.arena = run.target = engine->memory;
         run.scratch = run.arena + dn_arena_stride(point);
         run.input = (const uint8_t *)input + i * b.image_bytes;
-        for (const dn_step *k = point->steps; k <= step; k++) dn_run_step(&run, k);
-        copy_map(&run, step, output + i * values);
+        for (int32_t k = 0; k <= last; k++) dn_run_step(&run, &run.steps[k]);
+        copy_map(&run, &run.steps[last], output + i * values);
     }
     pthread_mutex_unlock(&engine->lock);
     dn_fpenv_leave(saved);

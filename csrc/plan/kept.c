@@ -2,7 +2,6 @@
  *
  * Activations are not kept. Groups meet nowhere before the last layer, which adds one partial sum per group in group order to what it has; its output after the first
  * groups is all that the next ones need. The images are kept whole, not as a hash: a copy costs less time than hashing, and equality is then certain. */
-#include <stddef.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -80,37 +79,32 @@ static dn_status check_images(const dn_kept *kept, const dn_images *images, dn_e
     return DN_OK;
 }
 
-/* Entries of a step's table that belong to the groups of the smaller point. Beyond the channels of the last of its groups stand lanes nobody reads. */
-static size_t entries_of(const dn_step *step, const dn_plan_op *op) {
-    bool by_lane = op->grouped && op->kind != DN_DO_CONV && step->table_channels;
-    return by_lane ? (size_t)step->out.channels : step->table_channels;
+/* Entries of a record's table that belong to the groups of the smaller point. Beyond the channels of the last of its groups stand lanes nobody reads. */
+static size_t entries_of(const dn_record *record, const dn_plan_op *op) {
+    return (size_t)(op->grouped && record->table_channels ? record->channels : record->table_channels);
 }
 
-static bool same_floats(const dn_point *a, const dn_step *x, const dn_point *b, const dn_step *y, size_t count) {
-    if (!count) return true;
-    const float *left = (const float *)(const void *)(a->tables + x->table), *right = (const float *)(const void *)(b->tables + y->table);
-    size_t left_bias = dn_table_bias(x), right_bias = dn_table_bias(y), bytes = count * sizeof(float);
-    return memcmp(left, right, bytes) == 0 && memcmp(left + left_bias, right + right_bias, bytes) == 0;
+static bool same_tables(const dn_point *a, const dn_record *x, const dn_point *b, const dn_record *y) {
+    const dn_plan *plan = a->plan;
+    const dn_scales *left = (const dn_scales *)(const void *)(a->tables + x->table), *right = (const dn_scales *)(const void *)(b->tables + y->table);
+    const int32_t sets = dn_scale_sets(plan, x);
+    const float *left_scale = (const float *)(const void *)(left + sets), *right_scale = (const float *)(const void *)(right + dn_scale_sets(plan, y));
+    const size_t bytes = entries_of(x, &plan->ops[x->op]) * sizeof(float);
+    return memcmp(left, right, (size_t)sets * sizeof *left) == 0 && memcmp(left_scale, right_scale, bytes) == 0 &&
+           memcmp(left_scale + x->table_channels, right_scale + y->table_channels, bytes) == 0;
 }
 
-/* Lookup tables follow from these numbers, and so does how an input of a concatenation is rescaled. */
-static bool same_scalars(const dn_point *a, const dn_step *x, const dn_point *b, const dn_step *y) {
-    const dn_scalars *left = (const dn_scalars *)(const void *)(a->tables + x->scalars), *right = (const dn_scalars *)(const void *)(b->tables + y->scalars);
-    for (int32_t g = 0; g < x->groups; g++)
-        if (memcmp(&left[g], &right[g], offsetof(dn_scalars, begin))) return false;
-    return true;
-}
-
-/* The smaller point's steps compute what the larger one's compute for the same groups, bit for bit. */
+/* The smaller point's steps compute what the larger one's compute for the same groups, bit for bit. Lookup tables, limits, and how an input of a concatenation is rescaled follow from the
+ * scales. */
 static dn_status check_tables(const dn_point *from, const dn_point *to, dn_error *err) {
     if (from->step_count != to->step_count) return dn_fail(err, DN_EPOINT, "the point keeps other blocks than the last run's");
     for (int32_t k = 0; k < from->step_count; k++) {
-        const dn_step *x = &from->steps[k], *y = &to->steps[k];
+        const dn_record *x = &from->records[k], *y = &to->records[k];
         const dn_plan_op *op = &from->plan->ops[x->op];
         const char *name = name_of(from->plan, op->norm >= 0 ? op->norm : op->node);
         if (x->op != y->op) return dn_fail(err, DN_EPOINT, "the point keeps other blocks than the last run's: %s", name);
         if (x->bits != y->bits) return dn_fail(err, DN_EPOINT, "%s: %d bits at the point, %d in the last run", name_of(from->plan, op->node), y->bits, x->bits);
-        if (same_scalars(from, x, to, y) && same_floats(from, x, to, y, entries_of(x, op))) continue;
+        if (same_tables(from, x, to, y)) continue;
         return dn_fail(err, DN_EPOINT,
                        "%s: its first %d groups have other statistics or scales at the point than in the last run, so their sums differ; recalibrate all points on the same images", name,
                        from->groups);

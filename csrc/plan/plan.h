@@ -1,7 +1,7 @@
 /* plan.h - a network lowered for one CPU: operations (once per plan), steps and tables (once per point), arenas (once per engine).
  *
- * A *value* is a tensor in one arithmetic: value 2t is tensor t in float (of 4 bytes, or 2 in a bf16 plan), 2t + 1 the same in u8. An *operation* is one or several fused nodes; it computes one value. A *step* is an
- * operation at a point: sizes, strides and offsets, no pointers. */
+ * A *value* is a tensor in one arithmetic: value 2t is tensor t in float (of 4 bytes, or 2 in a bf16 plan), 2t + 1 the same in u8. An *operation* is one or several fused nodes; it computes one value. A *record* is
+ * what a point decides about an operation, a *step* everything that running it needs: an engine writes the records of the point it runs out as steps. */
 #ifndef DN_PLAN_PLAN_H
 #define DN_PLAN_PLAN_H
 
@@ -88,38 +88,27 @@ typedef struct dn_map {
     int8_t size;   /* bytes of an element: 1 (u8), 2 (bf16) or 4 (float) */
 } dn_map;
 
-/* What the time of a convolution's tiles depends on. */
-typedef struct dn_conv_shape {
-    int32_t height, width, panels;
-    float steps;       /* per output */
-    int32_t chunk;     /* greatest number of steps that divides every run of input channels (int8) */
-    int32_t in_step;   /* elements between neighbouring outputs' inputs */
-    bool one_pixel;    /* sums are added to the output, so no pixel may be computed twice */
-} dn_conv_shape;
-
-typedef struct dn_step {
+/* What a point keeps of a step; the rest follows from the plan (steps.c). All of it is small, since there may be many points. */
+typedef struct dn_record {
     int32_t op;
-    dn_map in, out, second;    /* second: residual, or the other factor */
-    bool has_second;
-    int32_t groups;            /* chunks with scalars of their own: active pack groups or channel groups */
-    size_t table;              /* bytes into the point's tables: scale[table_channels] then bias[table_channels] */
-    size_t table_channels;
-    size_t scalars;            /* dn_scalars[groups] */
-    size_t extra;              /* bytes into the tables: lookup tables, lane maps, segment runs, concat parts */
-    int32_t parts;             /* segment runs (convolutions), inputs (concat) */
-    int8_t view_add, view_mask;
+    int32_t in, second;        /* the steps that compute what it reads, -1: none; second: residual, or the other factor */
+    uint32_t block;            /* the output's first byte in the arena, in units of DN_BLOCK bytes */
+    int32_t channels, pixel;   /* as in dn_map */
+    int16_t top, bottom, left, right;
+    int32_t groups;
+    uint32_t table;            /* bytes into the tables: dn_scales per group, scale[table_channels], bias[table_channels], and what else its kind needs */
+    int32_t table_channels;
     int8_t bits;
-    bool heavy;                /* its weights take more bytes than its maps */
-    dn_conv_shape shape;       /* convolutions, but Winograd's */
-    int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
-    int8_t winograd;           /* as in its op, 0: computed directly */
-    bool packed;               /* Winograd's weights are transformed on the way */
-    bool pass_bias;            /* partial sums: every group's compensation is added before its sum */
-    size_t wide_weights, wide_rows; /* bf16: where in a thread's scratch widened weights and rows of the input stand */
-    int32_t wide_height, wide_block;  /* rows there is room for, 0: nothing is widened; output rows that all blocks of panels compute before the next, 0: all */
-    int64_t macs;
-    uint32_t flags;            /* DN_EPI_*, DN_CONV_* */
-} dn_step;
+    int8_t tile[2];
+    bool gaps;
+    bool bounded;              /* DN_EPI_BOUNDED */
+} dn_record;
+enum { DN_BLOCK = 64 };
+
+/* Real values per quantisation step of what a channel group of a step reads and writes; 1 in float. */
+typedef struct dn_scales {
+    float in, out, second;
+} dn_scales;
 
 /* Numbers that belong to a channel group. */
 typedef struct dn_scalars {
@@ -134,7 +123,7 @@ typedef struct dn_scalars {
 typedef struct dn_concat_part {
     dn_map in;
     int32_t lane;  /* first element in the output's pixel */
-    size_t table;  /* as in dn_step */
+    size_t table;  /* as in dn_step: scale[in.pixel] then bias[in.pixel] */
     bool copy;     /* same scale and zero point: bytes are copied */
 } dn_concat_part;
 
@@ -146,17 +135,80 @@ typedef struct dn_segment_run {
     int32_t channels;
 } dn_segment_run;
 
+typedef struct dn_step {
+    int32_t op;
+    dn_map in, out, second;    /* second: residual, or the other factor */
+    bool has_second;
+    int32_t groups;            /* chunks with scalars of their own: active pack groups or channel groups */
+    size_t scales;             /* bytes into the point's tables: dn_scales[dn_scale_sets] */
+    size_t table;              /* scale[table_channels] then bias[table_channels], by lane of the output (partial sums: by pass and lane); kernels
+                                * read up to 15 more of each */
+    size_t table_channels;
+    size_t extra;              /* bytes into the tables: lookup tables, lane maps, active channels of several segments, what a concatenation reads */
+    int32_t parts;             /* segment runs (convolutions), inputs (concat) */
+    dn_scalars *scalars;       /* [groups] */
+    dn_segment_run *runs;      /* [parts] */
+    dn_concat_part *inputs;    /* [parts] */
+    int8_t view_add, view_mask;
+    int8_t bits;
+    bool heavy;                /* its weights take more bytes than its maps */
+    int8_t tile[2];            /* convolutions: variants for most blocks of panels, and for the last block; -1: none */
+    int8_t winograd;           /* as in its op, 0: computed directly */
+    bool packed;               /* Winograd's weights are transformed on the way */
+    bool pass_bias;            /* partial sums: every group's compensation is added before its sum */
+    size_t wide_weights, wide_rows; /* bf16: where in a thread's scratch widened weights and rows of the input stand */
+    int32_t wide_height, wide_block;  /* rows there is room for, 0: nothing is widened; output rows that all blocks of panels compute before the next, 0: all */
+    int64_t macs;
+    uint32_t flags;            /* DN_EPI_*, DN_CONV_* */
+} dn_step;
+
 struct dn_point {
     const dn_plan *plan;
+    uint64_t serial;    /* no other point of this process has it, also not one that gets the memory of this one */
     atomic_int holders; /* its owner, and engines that keep what they ran at it */
     int32_t groups;     /* active channel groups */
-    dn_step *steps;
     int32_t step_count;
-    uint8_t *tables;
-    size_t table_bytes, arena_bytes;
+    size_t bytes;       /* of all this: one block of memory */
+    size_t arena_bytes;
     size_t scratch_bytes; /* per thread: the longest list of taps, and in bf16 what convolutions widen */
-    dn_map *maps; /* [2 * nodes] where each value stands; pixel == 0: it has no memory at this point */
+    dn_record *records;
+    uint8_t *tables;
 };
+
+/* ---- steps.c: a point's records written out ---- */
+typedef struct dn_steps {
+    dn_step *steps;       /* room for those of any point of the plan, and for what they point to */
+    dn_scalars *scalars;
+    dn_segment_run *runs;
+    dn_concat_part *inputs;
+    size_t bytes;
+    uint64_t serial;      /* the point they are of; 0: none yet */
+} dn_steps;
+dn_status dn_steps_new(dn_steps *steps, const dn_plan *plan, dn_error *err);
+void dn_steps_free(dn_steps *steps);
+/* Does nothing if they are this point's already. */
+void dn_steps_write(dn_steps *steps, const dn_point *point);
+/* One step without scalars, runs and inputs. */
+dn_step dn_step_of(const dn_point *point, int32_t number);
+/* Writes a step's scalars, runs and inputs anew, from its tables. */
+void dn_step_lists(const dn_point *point, const dn_step *step);
+/* The scales of a channel group in double, with the zero points that go with them; 1 and 0 in float. */
+typedef struct dn_real_scales {
+    double in, zero_in, out, zero_out, second, zero_second;
+} dn_real_scales;
+dn_real_scales dn_step_scales(const dn_point *point, const dn_step *step, int32_t group);
+/* The output map of a record, but for its place if it has none yet. */
+dn_map dn_record_map(const dn_plan *plan, const dn_record *record);
+/* Active channels of a convolution's input in segment s. */
+int32_t dn_step_segment(const dn_point *point, const dn_step *step, int32_t s);
+/* How many dn_scales a record has: one per incremental group of what is computed, or of what a dense layer adds up. Groups of one convolution share theirs. */
+static inline int32_t dn_scale_sets(const dn_plan *plan, const dn_record *record) {
+    if (plan->graph->groups == 1) return 1;
+    return plan->ops[record->op].partial ? record->table_channels / record->pixel : record->groups;
+}
+static inline bool dn_op_has_act(const dn_plan *plan, const dn_plan_op *op, dn_op act) { return op->act >= 0 && plan->graph->nodes[op->act].op == act; }
+/* Real value of the epilogue before the output's scale is divided out: hardswish works on real values. */
+static inline double dn_op_divisor(const dn_plan *plan, const dn_plan_op *op, const dn_real_scales *s) { return dn_op_has_act(plan, op, DN_OP_HARDSWISH) ? 1 : s->out; }
 
 /* ---- lower.c, pack.c, groups.c ---- */
 dn_status dn_plan_lower(dn_plan *plan, const dn_params *params, dn_error *err);
@@ -176,34 +228,41 @@ typedef struct dn_binding {
     const dn_subnet *subnet;
     const dn_tables *tables;
     const dn_tile *tiles; /* [nodes], or NULL: the plan chooses */
+    void *memory;         /* of what follows */
+    dn_record *records;
+    bool *skip;           /* [nodes] in a dropped block */
+    int32_t *root;        /* [nodes] the tensor whose memory a reader of i reads at this point */
+    int32_t *first, *last; /* [2 * nodes] lifetimes in steps: computed by `first`, < 0: by none */
+    struct dn_block_life *live; /* memory.c */
+    int32_t step_count;
+    size_t arena_bytes;
     dn_point *point;
-    int32_t *alias; /* dn_graph_resolve */
-    bool *skip;
-    int32_t *root;  /* [nodes] the tensor whose memory a reader of i reads at this point */
-    int32_t *first, *last; /* [2 * nodes] lifetimes in steps; first < 0: not computed */
-    size_t table_used;
-    bool measure;   /* only sizes: the tables are not written */
+    dn_steps steps;       /* of the point */
 } dn_binding;
+/* Checks the structure and lays out the memory; the point comes with dn_binding_tables. Whatever happens, dn_binding_end follows. */
 dn_status dn_binding_begin(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err);
 void dn_binding_end(dn_binding *b);
 dn_status dn_binding_tables(dn_binding *b, bool fill, dn_error *err); /* point.c */
-dn_status dn_point_layout(dn_binding *b, dn_error *err); /* memory.c: maps, lifetimes, offsets */
-dn_status dn_step_tables(dn_binding *b, dn_step *step, dn_error *err); /* tables.c */
-/* Space in the tables, aligned to 64 bytes; the offset is in bytes. *memory is NULL while sizes are measured. */
-size_t dn_tables_take(dn_binding *b, size_t bytes, void **memory);
-/* Tables of a step whose output stays real and unfused: what dn_calibrate measures. The step's table offsets must have been taken already. */
-void dn_step_raw_tables(dn_binding *b, const dn_step *step, float *scale, float *bias);
+size_t dn_layout_room(const dn_plan *plan);                   /* memory.c: bytes for `live` */
+dn_status dn_point_layout(dn_binding *b, dn_error *err);      /* memory.c: maps, lifetimes, places */
+size_t dn_record_tables(const dn_binding *b, dn_record *record); /* tables.c: sets groups and table_channels, returns the bytes of its tables */
+/* The tables of a step in two parts: what does not take numbers of channels (scales, lists), from which its dn_step can be written, and the rest. */
+void dn_step_facts(const dn_binding *b, int32_t number);
+void dn_step_fill(const dn_binding *b, int32_t number);
+/* Tables of a step whose output stays real and unfused: what dn_calibrate measures. */
+void dn_step_raw_tables(const dn_binding *b, const dn_step *step);
 /* The k-th value an operation reads at this point, -1 when there are no more. A residual comes last. */
 int32_t dn_op_read(const dn_binding *b, const dn_plan_op *op, int32_t k);
 /* Tensor i's scale for channel group g, its zero point. */
 double dn_scale_of(const dn_binding *b, int32_t tensor, int32_t group);
-/* Channel groups of a tensor at the point, and the number of channels of each (the whole tensor where it is not grouped). */
-int32_t dn_channel_groups(const dn_binding *b, int32_t tensor, int32_t *channels);
+/* Channel groups of a tensor at the point, 1 where it is not grouped. */
+int32_t dn_channel_groups(const dn_binding *b, int32_t tensor);
 
 /* ---- engine.c and what it drives ---- */
 typedef struct dn_run_context {
     const dn_plan *plan;
     const dn_point *point;
+    const dn_step *steps; /* the point's */
     uint8_t *arena;
     uint8_t *target;  /* where a step's output map lies: the arena, except while dn_calibrate looks at raw results */
     uint8_t *scratch; /* [threads][point->scratch_bytes] */
@@ -230,8 +289,8 @@ static inline int32_t dn_first_chunk(const dn_run_context *run, const dn_step *s
 static inline int32_t dn_first_lane(const dn_run_context *run, const dn_step *step) {
     return run->plan->ops[step->op].grouped ? step->out.channels / run->point->groups * run->done : 0;
 }
-/* Where a step's biases stand, counted in floats from its scales. */
-static inline size_t dn_table_bias(const dn_step *step) { return dn_round_up(step->table_channels, 16) + 16; }
+/* A step's scales, or scales of one of its parts that stand elsewhere in the tables. Biases follow. */
+static inline const float *dn_table_at(const dn_point *point, size_t table) { return (const float *)(const void *)(point->tables + table); }
 
 /* Images of a run. */
 typedef struct dn_images {
@@ -268,6 +327,9 @@ static inline int32_t dn_op_input(const dn_plan *plan, const dn_plan_op *op) {
 /* The arithmetic an operation reads. */
 static inline bool dn_op_reads_u8(const dn_plan_op *op) { return op->kind == DN_DO_QUANTIZE ? false : op->kind == DN_DO_DEQUANTIZE ? true : op->int8; }
 static inline bool dn_op_writes_u8(const dn_plan_op *op) { return op->kind == DN_DO_QUANTIZE ? true : op->kind == DN_DO_DEQUANTIZE ? false : op->int8 && !op->float_out; }
+
+/* The zero point of a tensor's u8 values. */
+static inline uint8_t dn_zero_of(const dn_node *tensor) { return tensor->is_signed ? 128 : 0; }
 
 /* Pixel (y, x) of a map whose memory starts at base. */
 static inline uint8_t *dn_map_at(uint8_t *base, const dn_map *map, int32_t y, int32_t x) {
@@ -324,8 +386,11 @@ static inline int32_t dn_wino_block(int side, int32_t lanes, bool packed) {
     if (packed) return side == 4 ? 20 : DN_WINO_TILES; /* what is transformed on the way is for all of them */
     return side == 4 ? DN_WINO_QUAD : lanes <= 64 ? 8 : 16;
 }
-/* Chooses the tiles of a convolution step, and says how much scratch its list of taps takes. */
-dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err); /* tile.c */
+/* ---- tile.c ---- */
+/* Chooses the tiles of a convolution step. */
+dn_status dn_conv_choose(const dn_binding *b, int32_t number, dn_error *err);
+/* Bytes of a thread's scratch that a convolution takes; in bf16 also says where in it widened values stand. */
+size_t dn_conv_scratch(const dn_plan *plan, dn_step *step);
 /* The tiles a convolution step uses, " 6x16" or " 6x16+6x8", for describing. */
 void dn_conv_tile_name(const dn_plan *plan, const dn_step *step, char *text, size_t size);
 

@@ -1,25 +1,35 @@
-/* point.c - binds an operating point: steps, maps and tables for one choice of widths, bits and depth. No weight is touched. */
+/* point.c - binds an operating point: records and tables for one choice of widths, bits and depth. No weight is touched. */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/fpenv.h"
 #include "base/status.h"
 #include "plan/plan.h"
 
+/* Whether there are statistics: x - x is 0 unless x is infinite or NaN. Written so that compilers make it four channels at a time. */
+static bool are_known(const float *mean, const float *variance, int32_t count) {
+    int bad = 0;
+    for (int32_t c = 0; c < count; c++) bad |= (mean[c] - mean[c] != 0) | (variance[c] - variance[c] != 0) | (variance[c] < 0);
+    return !bad;
+}
+
+static dn_status check_statistics(const dn_binding *b, const dn_node *norm, dn_error *err) {
+    const float *mean = b->tables->mean + norm->norm_offset, *variance = b->tables->variance + norm->norm_offset;
+    for (int32_t s = 0, begin = 0; s < norm->segment_count; begin += norm->segments[s++].full) {
+        int32_t count = b->subnet->active[norm->segments[s].space], c = begin;
+        if (are_known(mean + begin, variance + begin, count)) continue;
+        while (are_known(mean + c, variance + c, 1)) c++;
+        return dn_fail(err, DN_EPOINT, "%s: channel %d has no statistics at this point (mean %g, variance %g); recalibrate it", norm->name, c, (double)mean[c], (double)variance[c]);
+    }
+    return DN_OK;
+}
+
 static dn_status check_tables(const dn_binding *b, dn_error *err) {
-    const dn_graph *graph = b->plan->graph;
-    for (int32_t i = 0; i < graph->count; i++) {
-        const dn_node *node = &graph->nodes[i];
-        if (node->norm_offset < 0 || b->skip[i]) continue;
-        int32_t begin = node->norm_offset;
-        for (int32_t s = 0; s < node->segment_count; s++) {
-            for (int32_t c = begin; c < begin + b->subnet->active[node->segments[s].space]; c++)
-                if (!isfinite(b->tables->mean[c]) || !isfinite(b->tables->variance[c]) || b->tables->variance[c] < 0)
-                    return dn_fail(err, DN_EPOINT, "%s: channel %d has no statistics at this point (mean %g, variance %g); recalibrate it", node->name, c - node->norm_offset,
-                                   (double)b->tables->mean[c], (double)b->tables->variance[c]);
-            begin += node->segments[s].full;
-        }
+    for (int32_t k = 0; k < b->step_count; k++) {
+        int32_t norm = b->plan->ops[b->records[k].op].norm;
+        if (norm >= 0) DN_TRY(check_statistics(b, &b->plan->graph->nodes[norm], err));
     }
     return DN_OK;
 }
@@ -27,7 +37,7 @@ static dn_status check_tables(const dn_binding *b, dn_error *err) {
 /* A dense int8 layer that does not add up its groups reads all of them with one scale. */
 static dn_status check_common_scale(const dn_binding *b, const dn_plan_op *op, dn_error *err) {
     if (op->kind != DN_DO_CONV || !op->int8 || op->partial || op->group_in) return DN_OK;
-    int32_t unused, input = dn_op_input(b->plan, op), groups = dn_channel_groups(b, b->root[input], &unused);
+    int32_t input = dn_op_input(b->plan, op), groups = dn_channel_groups(b, b->root[input]);
     for (int32_t g = 1; g < groups; g++)
         if (dn_scale_of(b, input, g) != dn_scale_of(b, input, 0))
             return dn_fail(err, DN_EPOINT, "%s reads channel groups of different scales; recalibrate the point", b->plan->graph->nodes[op->node].name);
@@ -37,11 +47,11 @@ static dn_status check_common_scale(const dn_binding *b, const dn_plan_op *op, d
 static dn_status check_scales(const dn_binding *b, dn_error *err) {
     const dn_graph *graph = b->plan->graph;
     if (b->plan->has_int8 && !b->tables->scale) return dn_fail(err, DN_EPOINT, "a quantised network needs activation scales at every point; recalibrate it");
-    for (int32_t k = 0; k < b->point->step_count; k++) {
-        const dn_plan_op *op = &b->plan->ops[b->point->steps[k].op];
+    for (int32_t k = 0; k < b->step_count; k++) {
+        const dn_plan_op *op = &b->plan->ops[b->records[k].op];
         DN_TRY(check_common_scale(b, op, err));
         if (op->kind == DN_DO_OUTPUT || !dn_op_writes_u8(op)) continue;
-        int32_t unused, groups = dn_channel_groups(b, op->output, &unused);
+        int32_t groups = dn_channel_groups(b, op->output);
         for (int32_t g = 0; g < groups; g++) {
             double s = dn_scale_of(b, op->output, g);
             if (!(isfinite(s) && s > 0)) return dn_fail(err, DN_EPOINT, "%s: its scale at this point is %g; recalibrate it", graph->nodes[op->output].name, s);
@@ -75,90 +85,82 @@ static int32_t active_groups(const dn_graph *graph, const dn_subnet *subnet) {
     return graph->groups;
 }
 
+/* One block for everything that only binding needs. */
+static dn_status take_memory(dn_binding *b, dn_error *err) {
+    const size_t nodes = (size_t)b->plan->graph->count, places = dn_layout_room(b->plan), records = (size_t)b->plan->op_count * sizeof *b->records;
+    DN_TRY(dn_alloc(&b->memory, places + records + nodes * (5 * sizeof(int32_t) + sizeof(bool)), 1, err));
+    b->live = b->memory;
+    b->records = (dn_record *)(void *)((uint8_t *)b->memory + places);
+    b->root = (int32_t *)(void *)(b->records + b->plan->op_count);
+    b->first = b->root + nodes;
+    b->last = b->first + 2 * nodes;
+    b->skip = (bool *)(b->last + 2 * nodes);
+    return DN_OK;
+}
+
 dn_status dn_binding_begin(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, dn_error *err) {
-    const size_t nodes = (size_t)plan->graph->count;
     *b = (dn_binding){.plan = plan, .subnet = subnet, .tables = tables};
     DN_TRY(dn_graph_check_subnet(plan->graph, subnet, err));
     DN_TRY(check_widths(plan, subnet, err));
     DN_TRY(check_bits(plan, subnet, err));
-    DN_TRY(DN_NEW(&b->alias, nodes * 6, err));
-    b->root = b->alias + nodes;
-    b->first = b->root + nodes;
-    b->last = b->first + 2 * nodes;
-    DN_TRY(DN_NEW(&b->skip, nodes, err));
-    DN_TRY(DN_NEW(&b->point, 1, err));
-    b->point->plan = plan;
-    b->point->groups = active_groups(plan->graph, subnet);
-    atomic_init(&b->point->holders, 1);
-    DN_TRY(DN_NEW(&b->point->steps, (size_t)plan->op_count, err));
-    DN_TRY(DN_NEW(&b->point->maps, 2 * nodes, err));
-    dn_graph_resolve(plan->graph, subnet->depth, b->alias, b->skip);
+    DN_TRY(take_memory(b, err));
     return dn_point_layout(b, err);
 }
 
 void dn_binding_end(dn_binding *b) {
-    dn_free(b->alias);
-    dn_free(b->skip);
+    dn_free(b->memory);
+    dn_steps_free(&b->steps);
     dn_point_free(b->point);
 }
 
-static int64_t step_macs(const dn_binding *b, const dn_plan_op *op) {
-    const dn_node *node = &b->plan->graph->nodes[op->node];
-    if (op->kind != DN_DO_CONV && op->kind != DN_DO_DEPTHWISE) return 0;
-    int64_t fan = node->groups > 1 ? b->plan->graph->nodes[node->inputs[0]].channels / node->groups : dn_graph_active(b->plan->graph, b->subnet->active, node->inputs[0]);
-    return (int64_t)node->height * node->width * dn_graph_active(b->plan->graph, b->subnet->active, op->node) * node->kernel_h * node->kernel_w * fan;
-}
-
-/* Weights that the step reads against what it reads and writes of one image. */
-static bool is_heavy(const dn_binding *b, const dn_plan_op *op, const dn_step *step) {
-    const dn_map *maps[] = {&step->in, &step->out, &step->second};
-    size_t bytes = 0, pixels = (size_t)(step->out.height * step->out.width);
-    if (op->kind != DN_DO_CONV || pixels == 0) return false;
-    for (int32_t i = 0; i < (step->has_second ? 3 : 2); i++) bytes += (size_t)(maps[i]->height * maps[i]->width * maps[i]->pixel) * (size_t)maps[i]->size;
-    size_t weights = (size_t)step->macs / pixels;
-    return (step->winograd && !step->packed ? weights * (size_t)dn_wino_positions(step->winograd) * sizeof(int16_t) / 9 : weights * dn_weight_size(b->plan, op)) > bytes;
-}
-
-/* Maps and bits of every step: what its tables and its run depend on. */
-static dn_status describe_steps(dn_binding *b, dn_error *err) {
-    for (int32_t k = 0; k < b->point->step_count; k++) {
-        dn_step *step = &b->point->steps[k];
-        const dn_plan_op *op = &b->plan->ops[step->op];
-        int32_t input = dn_op_read(b, op, 0), other = dn_op_read(b, op, 1);
-        step->in = input >= 0 ? b->point->maps[input] : (dn_map){0};
-        step->out = op->kind == DN_DO_OUTPUT ? step->in : b->point->maps[dn_value(op->output, dn_op_writes_u8(op))];
-        step->has_second = other >= 0 && op->kind != DN_DO_CONCAT;
-        if (step->has_second) step->second = b->point->maps[other];
-        step->macs = step_macs(b, op);
-        step->bits = b->subnet->bits && op->int8 && step->macs ? b->subnet->bits[op->node] : 8;
-        step->view_add = dn_view_add(step->bits);
-        step->view_mask = dn_view_mask(step->bits);
-        step->winograd = (int8_t)op->winograd;
-        step->packed = !op->stored || step->bits < 8;
-        step->heavy = is_heavy(b, op, step);
-        if (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE) {
-            step->parts = op->group_in ? 1 : b->plan->graph->nodes[b->root[dn_op_input(b->plan, op)]].segment_count;
-            if (op->kind == DN_DO_CONV) DN_TRY(dn_conv_choose(b, step, err));
-        }
+/* Bits and the sizes of all tables: what is left to know before the point can have its memory. */
+static dn_status finish_records(dn_binding *b, size_t *bytes, dn_error *err) {
+    *bytes = 0;
+    for (int32_t k = 0; k < b->step_count; k++) {
+        dn_record *record = &b->records[k];
+        const dn_plan_op *op = &b->plan->ops[record->op];
+        bool viewed = b->subnet->bits && op->int8 && (op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE);
+        record->bits = viewed ? b->subnet->bits[op->node] : 8;
+        record->table = (uint32_t)*bytes;
+        *bytes += dn_round_up(dn_record_tables(b, record), sizeof(float));
+        if (*bytes > UINT32_MAX) return dn_fail(err, DN_EUNSUPPORTED, "tables of more than %zu bytes are too large", *bytes);
     }
     return DN_OK;
 }
 
-static dn_status make_tables(dn_binding *b, dn_error *err) {
-    b->table_used = 0;
-    for (int32_t k = 0; k < b->point->step_count; k++) DN_TRY(dn_step_tables(b, &b->point->steps[k], err));
+/* Kernels read scales and biases up to a multiple of 16 from the first they need. */
+enum { BEYOND = 15 * sizeof(float) };
+
+static dn_status make_point(dn_binding *b, size_t table_bytes, dn_error *err) {
+    static atomic_uint_fast64_t made;
+    const size_t head = dn_round_up(sizeof(dn_point), sizeof(float)), records = (size_t)b->step_count * sizeof *b->records, bytes = head + records + table_bytes + BEYOND;
+    DN_TRY(dn_alloc((void **)&b->point, bytes, 1, err));
+    dn_point *point = b->point;
+    point->plan = b->plan;
+    point->serial = atomic_fetch_add_explicit(&made, 1, memory_order_relaxed) + 1;
+    atomic_init(&point->holders, 1);
+    point->groups = active_groups(b->plan->graph, b->subnet);
+    point->step_count = b->step_count;
+    point->bytes = bytes;
+    point->arena_bytes = b->arena_bytes;
+    point->records = (dn_record *)(void *)((uint8_t *)point + head);
+    point->tables = (uint8_t *)(point->records + b->step_count);
+    memcpy(point->records, b->records, records);
     return DN_OK;
 }
 
-/* Sizes first, then one block, then the numbers. dn_calibrate stops after the block. */
+/* dn_calibrate fills the tables itself, step by step. */
 dn_status dn_binding_tables(dn_binding *b, bool fill, dn_error *err) {
-    DN_TRY(describe_steps(b, err));
-    b->measure = true;
-    DN_TRY(make_tables(b, err));
-    b->point->table_bytes = b->table_used;
-    DN_TRY(DN_NEW(&b->point->tables, b->table_used, err));
-    b->measure = false;
-    return fill ? make_tables(b, err) : DN_OK;
+    size_t bytes;
+    DN_TRY(finish_records(b, &bytes, err));
+    DN_TRY(make_point(b, bytes, err));
+    DN_TRY(dn_steps_new(&b->steps, b->plan, err));
+    for (int32_t k = 0; k < b->step_count; k++) dn_step_facts(b, k);
+    dn_steps_write(&b->steps, b->point);
+    for (int32_t k = 0; k < b->step_count; k++)
+        if (b->plan->ops[b->records[k].op].kind == DN_DO_CONV) DN_TRY(dn_conv_choose(b, k, err));
+    for (int32_t k = 0; fill && k < b->step_count; k++) dn_step_fill(b, k);
+    return DN_OK;
 }
 
 static dn_status bind(dn_binding *b, const dn_plan *plan, const dn_subnet *subnet, const dn_tables *tables, const dn_tile *tiles, dn_error *err) {
@@ -196,13 +198,10 @@ dn_point *dn_point_hold(const dn_point *point) {
 
 void dn_point_free(dn_point *point) {
     if (!point || atomic_fetch_sub_explicit(&point->holders, 1, memory_order_acq_rel) > 1) return;
-    dn_free(point->steps);
-    dn_free(point->tables);
-    dn_free(point->maps);
     dn_free(point);
 }
 
-size_t dn_point_table_bytes(const dn_point *point) { return point->table_bytes + (size_t)point->step_count * sizeof(dn_step); }
+size_t dn_point_table_bytes(const dn_point *point) { return point->bytes; }
 size_t dn_point_arena_bytes(const dn_point *point) { return point->arena_bytes; }
 int32_t dn_point_steps(const dn_point *point) { return point->step_count; }
 
@@ -250,7 +249,7 @@ static const char *isa_of(const dn_plan *plan, const dn_plan_op *op) {
 }
 
 void dn_point_step(const dn_point *point, int32_t index, dn_step_info *info) {
-    const dn_step *step = &point->steps[index];
+    const dn_step made = dn_step_of(point, index), *step = &made;
     const dn_plan_op *op = &point->plan->ops[step->op];
     bool weighted = op->kind == DN_DO_CONV || op->kind == DN_DO_DEPTHWISE;
     *info = (dn_step_info){

@@ -29,15 +29,13 @@ typedef struct dn_walk {
 
 static inline dn_walk dn_walk_of(const dn_run_context *run, const dn_step *step) {
     const dn_plan_op *op = &run->plan->ops[step->op];
-    const uint8_t *tables = run->point->tables;
-    const float *scale = (const float *)(const void *)(tables + step->table);
+    const float *scale = dn_table_at(run->point, step->table);
     int32_t channels = step->groups > 1 ? op->group_out : step->out.channels;
     dn_walk w = {.run = run, .step = step, .op = op, .node = &run->plan->graph->nodes[op->node],
-                 .runs = (const dn_segment_run *)(const void *)(tables + step->extra), .scalars = (const dn_scalars *)(const void *)(tables + step->scalars),
-                 .scale = scale, .bias = scale + dn_table_bias(step), .first_group = dn_first_chunk(run, step), .passes = 1, .panels = (channels + DN_PANEL - 1) / DN_PANEL};
+                 .runs = step->runs, .scalars = step->scalars, .scale = scale, .bias = scale + step->table_channels, .first_group = dn_first_chunk(run, step), .passes = 1, .panels = (channels + DN_PANEL - 1) / DN_PANEL};
     w.panel_bytes = (size_t)step->macs / (size_t)(w.node->height * w.node->width) / (size_t)step->out.channels * DN_PANEL * dn_weight_size(run->plan, op);
     if (op->partial) {
-        w.pass_channels = (size_t)w.panels * DN_PANEL;
+        w.pass_channels = (size_t)step->out.pixel;
         w.passes = (int32_t)(step->table_channels / w.pass_channels);
         w.first_pass = run->done;
     }
@@ -51,10 +49,23 @@ static inline void dn_walk_split(dn_walk *w, int32_t rows, int32_t parts) {
     w->items = w->by_rows ? (rows < threads ? rows : threads) : threads;
 }
 
+/* Channels that the last of nr panels from `panel` on stores: up to the lanes of the pixel in the last group, exactly the group's elsewhere. */
+static inline int32_t dn_walk_last(const dn_walk *w, int32_t group, int32_t panel, int32_t nr) {
+    int32_t begin = group * w->op->group_out, groups = w->step->groups;
+    int32_t channels = group == groups - 1 ? w->step->out.pixel - begin : w->op->group_out;
+    int32_t left = channels - (panel + nr - 1) * DN_PANEL;
+    return left < DN_PANEL ? left : DN_PANEL;
+}
+
+static inline ptrdiff_t dn_walk_in(const dn_walk *w, int32_t group) { return w->op->group_in ? (ptrdiff_t)group * w->op->group_in : 0; }
+static inline ptrdiff_t dn_walk_out(const dn_walk *w, int32_t group, int32_t panel) {
+    return (ptrdiff_t)group * (w->step->groups > 1 ? w->op->group_out : 0) + (ptrdiff_t)panel * DN_PANEL;
+}
+
 static inline dn_epilogue dn_walk_epilogue(const dn_walk *w, int32_t group, int32_t panel, int32_t pass) {
     const dn_scalars *s = &w->scalars[group];
     bool last = pass == w->passes - 1;
-    size_t at = (size_t)pass * w->pass_channels + (size_t)group * (size_t)w->panels * DN_PANEL + (size_t)panel * DN_PANEL;
+    size_t at = (size_t)pass * w->pass_channels + (size_t)dn_walk_out(w, group, panel);
     return (dn_epilogue){.scale = w->scale + at,
                          .bias = w->bias + at,
                          .residual_scale = s->residual_scale,
@@ -73,19 +84,6 @@ static inline int32_t dn_walk_runs(const dn_walk *w, int32_t pass, dn_segment_ru
     *single = (dn_segment_run){.lane = pass * width, .lanes = width, .weight = pass * width, .channels = width};
     *runs = single;
     return 1;
-}
-
-/* Channels that the last of nr panels from `panel` on stores: up to the lanes of the pixel in the last group, exactly the group's elsewhere. */
-static inline int32_t dn_walk_last(const dn_walk *w, int32_t group, int32_t panel, int32_t nr) {
-    int32_t begin = group * w->op->group_out, groups = w->step->groups;
-    int32_t channels = group == groups - 1 ? w->step->out.pixel - begin : w->op->group_out;
-    int32_t left = channels - (panel + nr - 1) * DN_PANEL;
-    return left < DN_PANEL ? left : DN_PANEL;
-}
-
-static inline ptrdiff_t dn_walk_in(const dn_walk *w, int32_t group) { return w->op->group_in ? (ptrdiff_t)group * w->op->group_in : 0; }
-static inline ptrdiff_t dn_walk_out(const dn_walk *w, int32_t group, int32_t panel) {
-    return (ptrdiff_t)group * (w->step->groups > 1 ? w->op->group_out : 0) + (ptrdiff_t)panel * DN_PANEL;
 }
 
 /* Element offsets of output pixel (y, x): input window's corner, output, residual. */

@@ -1,6 +1,5 @@
 /* run_depthwise.c - drives the depthwise kernels, a few rows at a time. */
 #include "base/pool.h"
-#include "base/size.h"
 #include "plan/plan.h"
 
 enum { PANEL = 16, SMALL_MACS = 30000 };
@@ -12,8 +11,8 @@ typedef struct rows {
 } rows;
 
 static dn_epilogue epilogue_of(const dn_run_context *run, const dn_step *step, const dn_scalars *s, int32_t begin) {
-    const float *scale = (const float *)(const void *)(run->point->tables + step->table) + begin;
-    return (dn_epilogue){.scale = scale, .bias = scale + dn_round_up(step->table_channels, PANEL) + PANEL, .residual_scale = s->residual_scale, .lo = s->lo, .hi = s->hi,
+    const float *scale = dn_table_at(run->point, step->table) + begin;
+    return (dn_epilogue){.scale = scale, .bias = scale + step->table_channels, .residual_scale = s->residual_scale, .lo = s->lo, .hi = s->hi,
                          .out_scale = s->out_scale, .out_zero = s->out_zero, .flags = step->flags};
 }
 
@@ -71,8 +70,8 @@ static void run_lanes(const rows *r, const band *b, const dn_scalars *s, int32_t
 /* Segment by segment and group by group, since weights stand by full channel and scalars belong to groups; what begins inside a panel is cut at the panel's end. What is grouped has one
  * segment. */
 static void run_band(const rows *r, const band *b) {
-    const dn_scalars *s = (const dn_scalars *)(const void *)(r->run->point->tables + r->step->scalars), *last = s + r->step->groups - 1;
-    const dn_segment_run *runs = (const dn_segment_run *)(const void *)(r->run->point->tables + r->step->extra);
+    const dn_scalars *s = r->step->scalars, *last = s + r->step->groups - 1;
+    const dn_segment_run *runs = r->step->runs;
     int32_t first = dn_first_lane(r->run, r->step);
     for (int32_t k = 0; k < r->step->parts; k++)
         for (int32_t at = first, stop; at < runs[k].lanes; at = stop) {

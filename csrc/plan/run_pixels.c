@@ -5,10 +5,6 @@
 #include "base/size.h"
 #include "plan/plan.h"
 
-enum { PANEL = 16 };
-
-static const dn_scalars *scalars_of(const dn_run_context *run, const dn_step *step) { return (const dn_scalars *)(const void *)(run->point->tables + step->scalars); }
-static const float *floats_of(const dn_run_context *run, size_t table) { return (const float *)(const void *)(run->point->tables + table); }
 static float *as_f32(void *p) { return p; }
 
 /* ---- input and output ---- */
@@ -35,7 +31,7 @@ static void run_input(const dn_run_context *run, const dn_step *step) {
         if (!step->out.u8) float_input_row(run, step, y, out);
         else if (run->dtype == DN_U8)
             kernels->lookup((const uint8_t *)run->input + row, out, step->out.pixel, step->out.width, step->out.channels, run->point->tables + step->extra, 128);
-        else kernels->quantize((const float *)run->input + row, out, step->out.pixel, step->out.width, step->out.channels, scalars_of(run, step)->out_scale, 128);
+        else kernels->quantize((const float *)run->input + row, out, step->out.pixel, step->out.width, step->out.channels, step->scalars->out_scale, 128);
     }
 }
 
@@ -43,7 +39,7 @@ static void run_input(const dn_run_context *run, const dn_step *step) {
 static void run_output(const dn_run_context *run, const dn_step *step) {
     const dn_plan_op *op = &run->plan->ops[step->op];
     const dn_node *node = &run->plan->graph->nodes[op->output];
-    const dn_scalars *s = scalars_of(run, step);
+    const dn_scalars *s = step->scalars;
     float *out = run->output;
     for (int32_t y = 0; y < step->in.height; y++)
         for (int32_t x = 0; x < step->in.width; x++) {
@@ -62,8 +58,8 @@ static void run_output(const dn_run_context *run, const dn_step *step) {
 /* ---- element-wise ---- */
 
 static dn_epilogue affine_epilogue(const dn_run_context *run, const dn_step *step, const dn_scalars *s) {
-    const float *scale = floats_of(run, step->table) + s->begin;
-    return (dn_epilogue){.scale = scale, .bias = scale + dn_round_up(step->table_channels, PANEL) + PANEL, .residual_scale = s->residual_scale, .lo = s->lo, .hi = s->hi,
+    const float *scale = dn_table_at(run->point, step->table) + s->begin;
+    return (dn_epilogue){.scale = scale, .bias = scale + step->table_channels, .residual_scale = s->residual_scale, .lo = s->lo, .hi = s->hi,
                          .out_scale = s->out_scale, .out_zero = s->out_zero, .flags = step->flags};
 }
 
@@ -71,7 +67,7 @@ static void run_affine(const dn_run_context *run, const dn_step *step) {
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0), *residual = dn_map_at(run->arena, &step->second, y, 0);
         for (int32_t g = dn_first_chunk(run, step); g < step->groups; g++) {
-            const dn_scalars *s = scalars_of(run, step) + g;
+            const dn_scalars *s = step->scalars + g;
             dn_epilogue epilogue = affine_epilogue(run, step, s);
             if (step->out.u8)
                 run->plan->kernels.pointwise_u8->affine(&(dn_pixels_u8){in + s->begin, out + s->begin, step->has_second ? residual + s->begin : NULL, step->in.pixel, step->out.pixel,
@@ -100,7 +96,7 @@ static void run_activation(const dn_run_context *run, const dn_step *step) {
         uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
         if (!step->out.u8) activation_f32(run, step, in, out);
         for (int32_t g = dn_first_chunk(run, step); step->out.u8 && g < step->groups; g++) {
-            const dn_scalars *s = scalars_of(run, step) + g;
+            const dn_scalars *s = step->scalars + g;
             run->plan->kernels.pointwise_u8->map(in + s->begin, step->in.pixel, out + s->begin, step->out.pixel, step->out.width, s->count, run->point->tables + step->extra + 256 * g);
         }
     }
@@ -114,7 +110,7 @@ static void run_mul(const dn_run_context *run, const dn_step *step) {
         int32_t first = dn_first_lane(run, step), at = first * step->out.size; /* all three have elements of one size */
         if (!step->out.u8) run->plan->kernels.pointwise_f32->mul(a + at, step->in.pixel, b + at, b_step, out + at, step->out.pixel, step->out.width, step->out.pixel - first);
         for (int32_t g = dn_first_chunk(run, step); step->out.u8 && g < step->groups; g++) {
-            const dn_scalars *s = scalars_of(run, step) + g;
+            const dn_scalars *s = step->scalars + g;
             run->plan->kernels.pointwise_u8->mul(a + s->begin, step->in.pixel, step->in.zero, b + s->begin, b_step, step->second.zero, out + s->begin, step->out.pixel, step->out.width,
                                                  s->count, s->factor, s->out_zero, s->lo, s->hi);
         }
@@ -140,7 +136,7 @@ static span window_of(const dn_node *node, bool horizontal, int32_t o, int32_t i
 static void pool_pixel(const dn_run_context *run, const dn_step *step, const dn_window *window, uint8_t *out, bool max) {
     int32_t cells = window->rows * window->columns;
     for (int32_t g = dn_first_chunk(run, step); g < step->groups; g++) {
-        const dn_scalars *s = scalars_of(run, step) + g;
+        const dn_scalars *s = step->scalars + g;
         dn_window part = *window;
         size_t element = (size_t)step->out.size;
         part.input = (const uint8_t *)window->input + (size_t)s->begin * element;
@@ -170,12 +166,12 @@ static void run_pool(const dn_run_context *run, const dn_step *step, bool max) {
 /* ---- copies ---- */
 
 static void run_concat(const dn_run_context *run, const dn_step *step) {
-    const dn_concat_part *parts = (const dn_concat_part *)(const void *)(run->point->tables + step->extra);
+    const dn_concat_part *parts = step->inputs;
     size_t element = (size_t)step->out.size;
     for (int32_t k = 0; k < step->parts; k++) {
         const dn_map *in = &parts[k].in;
-        const float *scale = floats_of(run, parts[k].table);
-        dn_epilogue epilogue = {.scale = scale, .bias = scale + dn_round_up((size_t)in->pixel, PANEL) + PANEL, .hi = 255};
+        const float *scale = dn_table_at(run->point, parts[k].table);
+        dn_epilogue epilogue = {.scale = scale, .bias = scale + in->pixel, .hi = 255};
         for (int32_t y = 0; y < step->out.height; y++) {
             const uint8_t *from = dn_map_at(run->arena, in, y, 0);
             uint8_t *to = dn_map_at(run->target, &step->out, y, 0) + (size_t)parts[k].lane * element;
@@ -262,7 +258,7 @@ static void run_conversion(const dn_run_context *run, const dn_step *step) {
     for (int32_t y = 0; y < step->out.height; y++) {
         uint8_t *in = dn_map_at(run->arena, &step->in, y, 0), *out = dn_map_at(run->target, &step->out, y, 0);
         for (int32_t g = dn_first_chunk(run, step); g < step->groups; g++) {
-            const dn_scalars *s = scalars_of(run, step) + g;
+            const dn_scalars *s = step->scalars + g;
             if (!step->out.u8) {
                 kernels->dequantize(in + s->begin, step->in.pixel, as_f32(out) + s->begin, step->out.pixel, step->out.width, s->count, s->in_scale, (int32_t)s->in_zero);
                 continue;

@@ -24,6 +24,15 @@ static const cost *cost_of(const dn_plan *plan, bool int8) {
         if (strcmp(list[i].isa, isa) == 0 || strcmp(list[i].isa, "ref") == 0) return &list[i];
 }
 
+/* What the time of a convolution's tiles depends on. */
+typedef struct shape {
+    int32_t height, width, panels;
+    float steps;       /* per output */
+    int32_t chunk;     /* greatest number of steps that divides every run of input channels (int8) */
+    int32_t in_step;   /* elements between neighbouring outputs' inputs */
+    bool one_pixel;    /* sums are added to the output, so no pixel may be computed twice */
+} shape;
+
 typedef struct tile {
     int32_t mr, nr, steps, form, in_step;
 } tile;
@@ -39,13 +48,13 @@ static tile tile_at(const dn_plan *plan, bool int8, size_t i) {
     return (tile){v->mr, v->nr, 1, v->form, 0};
 }
 
-static bool fits(const tile *t, const dn_conv_shape *s) {
+static bool fits(const tile *t, const shape *s) {
     if (t->form == DN_FORM_ROW && s->width < t->mr) return false;
     if ((t->in_step && t->in_step != s->in_step) || (s->one_pixel && t->mr > 1)) return false;
     return s->chunk % t->steps == 0;
 }
 
-static float estimate(const tile *t, const dn_conv_shape *s, const cost *c) {
+static float estimate(const tile *t, const shape *s, const cost *c) {
     float tiles = t->form == DN_FORM_ROW ? (float)s->height * (float)((s->width + t->mr - 1) / t->mr) : (float)((s->height * s->width + t->mr - 1) / t->mr);
     float step = c->product * (float)(t->mr * t->nr) + c->pixel * (float)t->mr + c->panel * (float)t->nr;
     step += 2.0f / (float)t->steps; /* the list's own loop */
@@ -63,88 +72,89 @@ static int32_t gcd(int32_t a, int32_t b) {
     return a;
 }
 
-/* The cheapest variant that is nr panels wide, -1 if there is none. */
-static int8_t cheapest(const dn_plan *plan, bool int8, const dn_conv_shape *s, int32_t nr, float *cycles) {
-    int8_t best = -1;
+/* The cheapest variant of every width in panels; -1 where there is none. */
+enum { MOST_PANELS = 8 };
+typedef struct ranking {
+    int8_t variant[MOST_PANELS + 1];
+    float cycles[MOST_PANELS + 1];
+} ranking;
+
+static ranking rank(const dn_plan *plan, bool int8, const shape *s) {
+    ranking r;
     const cost *c = cost_of(plan, int8);
+    memset(r.variant, -1, sizeof r.variant);
     for (size_t i = 0; i < tile_count(plan, int8); i++) {
         tile t = tile_at(plan, int8, i);
-        if (t.nr != nr || !fits(&t, s)) continue;
-        float e = estimate(&t, s, c);
-        if (best < 0 || e < *cycles) best = (int8_t)i, *cycles = e;
+        if (t.nr > MOST_PANELS || !fits(&t, s)) continue;
+        float cycles = estimate(&t, s, c);
+        if (r.variant[t.nr] < 0 || cycles < r.cycles[t.nr]) r.variant[t.nr] = (int8_t)i, r.cycles[t.nr] = cycles;
     }
-    return best;
+    return r;
 }
 
-static dn_conv_shape shape_of(const dn_binding *b, const dn_step *step) {
-    const dn_plan_op *op = &b->plan->ops[step->op];
-    const dn_node *node = &b->plan->graph->nodes[op->node], *input = &b->plan->graph->nodes[b->root[node->inputs[0]]];
-    int32_t channels = op->pack_groups > 1 ? op->group_out : step->out.channels, width;
-    dn_conv_shape s = {.height = node->height, .width = node->width, .panels = (channels + 15) / 16, .in_step = node->stride_w * step->in.pixel, .one_pixel = op->partial};
-    int32_t lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
-    for (int32_t k = 0; k < input->segment_count; k++) s.chunk = gcd(s.chunk, (int32_t)dn_round_up((size_t)b->subnet->active[input->segments[k].space], 4) / 4);
-    if (op->group_in) s.chunk = lanes / 4;
-    if (op->partial && dn_channel_groups(b, b->root[node->inputs[0]], &width) >= 1) s.chunk = (int32_t)dn_round_up((size_t)width, 4) / 4;
+static shape shape_of(const dn_point *point, const dn_step *step) {
+    const dn_plan_op *op = &point->plan->ops[step->op];
+    const dn_graph *graph = point->plan->graph;
+    const dn_node *node = &graph->nodes[op->node];
+    int32_t channels = op->pack_groups > 1 ? op->group_out : step->out.channels, lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
+    shape s = {.height = node->height, .width = node->width, .panels = (channels + 15) / 16, .in_step = node->stride_w * step->in.pixel, .one_pixel = op->partial};
+    for (int32_t k = 0; k < step->parts; k++) s.chunk = gcd(s.chunk, (int32_t)dn_ceil_div((size_t)dn_step_segment(point, step, k), 4));
+    if (op->partial) s.chunk = (int32_t)dn_ceil_div((size_t)(graph->nodes[node->inputs[0]].channels / graph->groups), 4);
     if (dn_conv_rows_join(op, node, step, lanes)) s.chunk *= node->kernel_w;
     s.steps = (float)(node->kernel_h * node->kernel_w) * (float)(op->int8 ? lanes / 4 : lanes);
     return s;
 }
 
-/* The cheapest variant for what blocks of nr panels leave over, if anything is; false if none can do it. */
-static bool rest_of(const dn_plan *plan, bool int8, const dn_conv_shape *s, int32_t nr, int8_t *rest, float *cycles) {
-    *rest = -1;
-    *cycles = 0;
-    if (s->panels % nr) *rest = cheapest(plan, int8, s, s->panels % nr, cycles);
-    return *rest >= 0 || s->panels % nr == 0;
+/* Whether some variant computes what blocks of nr panels leave over, if anything is. */
+static bool has_rest(const ranking *r, const shape *s, int32_t nr) {
+    int32_t rest = s->panels % nr;
+    return !rest || (rest <= MOST_PANELS && r->variant[rest] >= 0);
 }
+static int8_t rest_of(const ranking *r, const shape *s, int32_t nr) { return s->panels % nr ? r->variant[s->panels % nr] : -1; }
 
-static void choose(const dn_plan *plan, dn_step *step) {
-    const dn_conv_shape *s = &step->shape;
-    bool int8 = plan->ops[step->op].int8;
+static dn_tile choose(const dn_plan *plan, bool int8, const shape *s) {
+    const ranking r = rank(plan, int8, s);
+    dn_tile chosen = {-1, -1};
     float best = 0;
-    for (int32_t nr = 1; nr <= 8 && nr <= s->panels; nr++) {
-        float main_cost = 0, rest_cost = 0;
-        int8_t most = cheapest(plan, int8, s, nr, &main_cost), rest;
-        if (most < 0 || !rest_of(plan, int8, s, nr, &rest, &rest_cost)) continue;
-        float total = main_cost * (float)(s->panels / nr) + rest_cost;
-        if (step->tile[0] >= 0 && total >= best) continue;
+    for (int32_t nr = 1; nr <= MOST_PANELS && nr <= s->panels; nr++) {
+        if (r.variant[nr] < 0 || !has_rest(&r, s, nr)) continue;
+        float total = r.cycles[nr] * (float)(s->panels / nr) + (s->panels % nr ? r.cycles[s->panels % nr] : 0);
+        if (chosen.most >= 0 && total >= best) continue;
         best = total;
-        step->tile[0] = most;
-        step->tile[1] = rest;
+        chosen = (dn_tile){r.variant[nr], rest_of(&r, s, nr)};
     }
+    return chosen;
 }
 
 /* ---- other choices than the estimate's ---- */
 
 /* The i-th variant as a tile of this shape, with the rest that goes with it. */
-static bool alternative(const dn_plan *plan, bool int8, const dn_conv_shape *s, size_t i, dn_tile *found) {
-    tile t = tile_at(plan, int8, i);
-    float unused;
-    found->most = (int8_t)i;
-    return t.nr <= s->panels && fits(&t, s) && rest_of(plan, int8, s, t.nr, &found->rest, &unused);
+static bool alternative(const dn_plan *plan, bool int8, const shape *s, size_t i, dn_tile *found) {
+    const tile t = tile_at(plan, int8, i);
+    const ranking r = rank(plan, int8, s);
+    if (t.nr > s->panels || !fits(&t, s) || !has_rest(&r, s, t.nr)) return false;
+    *found = (dn_tile){(int8_t)i, rest_of(&r, s, t.nr)};
+    return true;
 }
 
-static dn_status take(const dn_plan *plan, dn_step *step, dn_tile wanted, dn_error *err) {
-    bool int8 = plan->ops[step->op].int8;
+static dn_status check_tile(const dn_plan *plan, const dn_plan_op *op, const shape *s, dn_tile wanted, dn_error *err) {
     dn_tile found;
-    bool known = wanted.most >= 0 && (size_t)wanted.most < tile_count(plan, int8) && alternative(plan, int8, &step->shape, (size_t)wanted.most, &found);
-    if (!known || found.rest != wanted.rest)
-        return dn_fail(err, DN_EINVAL, "%s: there is no tile of variants %d and %d for its shape", plan->graph->nodes[plan->ops[step->op].node].name, wanted.most, wanted.rest);
-    step->tile[0] = wanted.most;
-    step->tile[1] = wanted.rest;
-    return DN_OK;
+    bool known = wanted.most >= 0 && (size_t)wanted.most < tile_count(plan, op->int8) && alternative(plan, op->int8, s, (size_t)wanted.most, &found);
+    if (known && found.rest == wanted.rest) return DN_OK;
+    return dn_fail(err, DN_EINVAL, "%s: there is no tile of variants %d and %d for its shape", plan->graph->nodes[op->node].name, wanted.most, wanted.rest);
 }
 
 static bool has_choice(const dn_plan *plan, const dn_step *step) { return plan->ops[step->op].kind == DN_DO_CONV && step->tile[0] >= 0; }
 
 int dn_point_tile(const dn_point *point, int32_t number, int32_t index, dn_tile *out, char name[32]) {
     const dn_plan *plan = point->plan;
-    const dn_step *step = &point->steps[number];
+    const dn_step made = dn_step_of(point, number), *step = &made;
     if (!has_choice(plan, step)) return 0;
+    const shape s = shape_of(point, step);
     bool int8 = plan->ops[step->op].int8, found = index == 0;
     *out = (dn_tile){step->tile[0], step->tile[1]};
     for (size_t i = 0; !found && i < tile_count(plan, int8); i++)
-        found = (int8_t)i != step->tile[0] && alternative(plan, int8, &step->shape, i, out) && --index == 0;
+        found = (int8_t)i != step->tile[0] && alternative(plan, int8, &s, i, out) && --index == 0;
     int length = 0;
     for (int k = 0; found && k < (out->rest < 0 ? 1 : 2); k++) {
         tile t = tile_at(plan, int8, (size_t)(k ? out->rest : out->most));
@@ -155,37 +165,41 @@ int dn_point_tile(const dn_point *point, int32_t number, int32_t index, dn_tile 
 
 void dn_point_shape_name(const dn_point *point, int32_t number, char name[96]) {
     const dn_plan *plan = point->plan;
-    const dn_step *step = &point->steps[number];
-    const dn_conv_shape *s = &step->shape;
+    const dn_step made = dn_step_of(point, number), *step = &made;
     name[0] = 0;
     if (!has_choice(plan, step)) return;
+    const shape s = shape_of(point, step);
     const dn_plan_op *op = &plan->ops[step->op];
     const dn_node *node = &plan->graph->nodes[op->node];
     (void)snprintf(name, 96, "%s %s %dx%d k%dx%d panels %dx%d steps %g chunk %d step %d%s%s%s", op->int8 ? "s8" : plan->bf16 ? "bf16" : "f32",
-                   op->int8 ? plan->kernels.conv_s8->isa : plan->kernels.conv_f32->isa, s->height, s->width, node->kernel_h, node->kernel_w, step->groups, s->panels, (double)s->steps,
-                   s->chunk, s->in_step, s->one_pixel ? " sums" : "", step->bits == 8 ? "" : " view", step->has_second ? " add" : "");
+                   op->int8 ? plan->kernels.conv_s8->isa : plan->kernels.conv_f32->isa, s.height, s.width, node->kernel_h, node->kernel_w, step->groups, s.panels, (double)s.steps,
+                   s.chunk, s.in_step, s.one_pixel ? " sums" : "", step->bits == 8 ? "" : " view", step->has_second ? " add" : "");
 }
 
-dn_status dn_conv_choose(dn_binding *b, dn_step *step, dn_error *err) {
-    const dn_plan_op *op = &b->plan->ops[step->op];
-    const dn_node *node = &b->plan->graph->nodes[op->node];
-    step->tile[0] = step->tile[1] = -1;
-    size_t taps = (size_t)(node->kernel_h * node->kernel_w), runs = taps * (size_t)b->plan->graph->nodes[b->root[node->inputs[0]]].segment_count;
-    if (op->planes) {
-        b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(runs * sizeof(dn_run), 64));
-        return DN_OK;
-    }
+size_t dn_conv_scratch(const dn_plan *plan, dn_step *step) {
+    const dn_plan_op *op = &plan->ops[step->op];
+    const dn_node *node = &plan->graph->nodes[op->node];
     if (step->winograd) {
         int32_t lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
-        b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(dn_wino_scratch(step->winograd, dn_wino_block(step->winograd, lanes, step->packed), lanes, step->packed), 64));
-        return DN_OK;
+        return dn_round_up(dn_wino_scratch(step->winograd, dn_wino_block(step->winograd, lanes, step->packed), lanes, step->packed), 64);
     }
-    step->shape = shape_of(b, step);
-    dn_tile wanted = b->tiles ? b->tiles[op->node] : (dn_tile){-1, -1};
-    if (wanted.most < 0 && wanted.rest < 0) choose(b->plan, step);
-    else DN_TRY(take(b->plan, step, wanted, err));
-    size_t bytes = op->int8 ? taps * ((size_t)step->in.pixel / 4) * sizeof(dn_tap) : runs * sizeof(dn_run);
-    b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_round_up(dn_widen_plan(b->plan, step, bytes), 64));
+    if (op->planes) return dn_round_up((size_t)(node->kernel_h * node->kernel_w * step->parts) * sizeof(dn_run), 64);
+    size_t entries = (size_t)(node->kernel_h * node->kernel_w) * (op->int8 ? (size_t)step->in.pixel / 4 : (size_t)step->parts);
+    return dn_round_up(dn_widen_plan(plan, step, entries * (op->int8 ? sizeof(dn_tap) : sizeof(dn_run))), 64);
+}
+
+dn_status dn_conv_choose(const dn_binding *b, int32_t number, dn_error *err) {
+    dn_step *step = &b->steps.steps[number];
+    const dn_plan_op *op = &b->plan->ops[step->op];
+    if (!step->winograd && !op->planes) {
+        const shape s = shape_of(b->point, step);
+        dn_tile chosen = b->tiles ? b->tiles[op->node] : (dn_tile){-1, -1};
+        if (chosen.most < 0 && chosen.rest < 0) chosen = choose(b->plan, op->int8, &s);
+        else DN_TRY(check_tile(b->plan, op, &s, chosen, err));
+        step->tile[0] = b->point->records[number].tile[0] = chosen.most;
+        step->tile[1] = b->point->records[number].tile[1] = chosen.rest;
+    }
+    b->point->scratch_bytes = dn_size_max(b->point->scratch_bytes, dn_conv_scratch(b->plan, step));
     return DN_OK;
 }
 

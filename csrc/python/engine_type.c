@@ -237,7 +237,7 @@ static PyMemberDef members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 static PyGetSetDef getset[] = {
-    {"arena_bytes", get_arena_bytes, NULL, "Bytes of activation memory held.", NULL},
+    {"arena_bytes", get_arena_bytes, NULL, "Bytes held of activations and of the steps of the point that ran last.", NULL},
     {"kept_bytes", get_kept_bytes, NULL, "Bytes held of the last run, for extend.", NULL},
     {"last_macs", get_last_macs, NULL, "Multiply-accumulates per image that the last call computed; 0 before the first.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -337,7 +337,7 @@ static PyType_Slot plan_slots[] = {
 static PyType_Spec plan_spec = {"dynadnn._core.Plan", sizeof(plan_object), 0, Py_TPFLAGS_DEFAULT, plan_slots};
 
 static PyGetSetDef point_getset[] = {
-    {"table_bytes", get_table_bytes, NULL, "Bytes of tables and steps.", NULL},
+    {"table_bytes", get_table_bytes, NULL, "Bytes of all that the point owns: records and tables.", NULL},
     {"arena_bytes", get_arena_bytes, NULL, "Bytes of activations while it runs.", NULL},
     {"steps", get_steps, NULL, "One dict per step.", NULL},
     {"tiles", get_tiles, NULL, "(shape, [(name, most, rest), ...]) per step: the tiles it can have, its own first.", NULL},

@@ -163,6 +163,7 @@ static int64_t spoil(uint8_t *arena, const dn_step *step, int32_t first, int onl
 /* Steps in an arena of their own whose first groups hold nonsense from beginning to end: they neither write nor need them. */
 static void check_writes(const setup *s, int32_t from, int32_t to) {
     dn_engine *engine = NULL;
+    dn_steps steps = {0};
     float kept[OUTPUTS], got[OUTPUTS], want[OUTPUTS];
     dn_error err = {0};
     const dn_point *point = s->points[to];
@@ -170,12 +171,14 @@ static void check_writes(const setup *s, int32_t from, int32_t to) {
     dn_status status = dn_engine_new(&engine, s->plan, &err);
     if (status == DN_OK) status = dn_engine_run(engine, s->points[from], s->images, DN_F32, 1, kept, 1, NULL, NULL, &err);
     if (status == DN_OK) status = dn_engine_run(engine, point, s->images, DN_F32, 1, want, 1, NULL, NULL, &err);
+    if (status == DN_OK) status = dn_steps_new(&steps, s->plan, &err);
     CHECK(status == DN_OK, "%s: %s", N.name, err.message);
-    dn_run_context run = {.plan = s->plan, .point = point, .arena = arena.data, .target = arena.data, .scratch = scratch.data, .input = s->images, .dtype = DN_F32, .output = got,
+    dn_steps_write(&steps, point);
+    dn_run_context run = {.plan = s->plan, .point = point, .steps = steps.steps, .arena = arena.data, .target = arena.data, .scratch = scratch.data, .input = s->images, .dtype = DN_F32, .output = got,
                           .threads = pick(1, THREADS), .done = from, .kept = kept};
     int grouped = 0;
     for (int32_t k = 0; k < point->step_count; k++) {
-        const dn_step *step = &point->steps[k];
+        const dn_step *step = &steps.steps[k];
         const dn_plan_op *op = &s->plan->ops[step->op];
         int32_t first = op->grouped ? step->out.channels / to * from : 0;
         (void)spoil(arena.data, step, first, 0);
@@ -187,6 +190,7 @@ static void check_writes(const setup *s, int32_t from, int32_t to) {
     CHECK(grouped > 2, "%s has %d grouped steps", N.name, grouped);
     CHECK(memcmp(got, want, sizeof got) == 0, "%s: %d to %d groups over nonsense", N.name, from, to);
     dn_engine_free(engine);
+    dn_steps_free(&steps);
     guard_free(arena);
     guard_free(scratch);
 }
