@@ -87,10 +87,11 @@ class Build:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             return list(pool.map(self._compile, sources))
 
-    def program(self, main: Path) -> Path:
-        """Link a test or benchmark with the whole core."""
+    def program(self, main: Path, layers: tuple[str, ...] = ()) -> Path:
+        """Link a test or benchmark with the whole core, or with some layers of it."""
         program = self.folder / main.stem
-        objects = self.objects([*core_sources(), main])
+        sources = [s for s in core_sources() if not layers or s.parent.name in layers]
+        objects = self.objects([*sources, main])
         done = run([self.cc, *self.flags, "-o", str(program), *map(str, objects), *LIBRARIES])
         if done.returncode:
             raise CompileError(done.stderr)

@@ -66,7 +66,7 @@ def test_the_benchmark_of_kernels_compares_and_times_every_kind_of_layer(
 def test_pool_has_no_data_race(c_objects: Path, tmp_path: Path) -> None:
     if not cbuild.sanitizer_works(tmp_path, THREAD, {}):
         pytest.skip("this compiler or kernel has no thread sanitizer")
-    program = cbuild.Build(c_objects, THREAD).program(cbuild.C_TESTS / "check_pool.c")
+    program = cbuild.Build(c_objects, THREAD).program(cbuild.C_TESTS / "check_pool.c", layers=("base",))
     options = {"TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
     done = cbuild.run([str(program), "5"], env={**os.environ, **options}, timeout=LIMIT)
     assert done.returncode == 0, f"ended with {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
