@@ -62,11 +62,13 @@ def test_linear_layers_on_planes_give_the_bits_of_the_oracle(seeds: Seeds, isas:
 
 def test_codes_that_a_view_would_have_to_clamp_keep_their_bytes(seeds: Seeds) -> None:
     case = networks.random_linear_network(next(iter(seeds.range(1))))
+    planes = Compiled(case).plan.weight_bytes
     for params in case.params:
         if params.codes is not None:
             params.codes.reshape(-1)[0] = 127
     compiled = Compiled(case)
     assert not any("planes" in step["kernel"] for step in compiled.engine.points[0].steps)
+    assert compiled.plan.weight_bytes == planes, "two planes take what panels take"
     for number in range(len(case.subnets)):
         assert (compiled(case.images, number) == oracle(case, number, case.images)).all()
 
