@@ -12,10 +12,10 @@ from ._statistics import Difference
 from ._table import Table
 
 if TYPE_CHECKING:
+    from ._data import Data
     from ._front import Front
     from ._history import History
     from ._network import Network
-    from .datasets import Data
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 # Shares of the time; what is left over goes to loading, quantising, measuring and drawing.

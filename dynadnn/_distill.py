@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import _checkpoint
 from ._arguments import as_array, check_finite
+from ._data import Data, Split
 from ._errors import NonFiniteError, UnsupportedError
 from ._halting import Halt
 from ._history import History
@@ -21,7 +22,6 @@ from ._losses import CrossEntropy, distillation
 from ._network import Network, remember
 from ._session import Session
 from ._train import make_loop, train
-from .datasets import Data, Split
 
 F32 = NDArray[np.float32]
 Teacher = Network | Callable[[Any], Any] | Any

@@ -15,10 +15,10 @@ from ._record import NUMBERS, Record
 from ._space import Constraint, Objective, evaluate_objectives
 
 if TYPE_CHECKING:
+    from ._data import Data, Split
     from ._network import Network
     from ._points import Subnet
     from ._tables import Tables
-    from .datasets import Data, Split
 
 Candidate = tuple[Any, int]
 

@@ -27,8 +27,8 @@ from ._space import Constraint, Genes, Objective, Space, as_constraint, as_objec
 from ._timing import nondominated
 
 if TYPE_CHECKING:
+    from ._data import Data
     from ._network import Network
-    from .datasets import Data
 
 __all__ = ["Objective", "Space", "explore"]
 

@@ -23,8 +23,8 @@ from ._timing import nondominated
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ._data import Split
     from ._network import Network
-    from .datasets import Split
 
 KIND, VERSION = "dynadnn-front", 1
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from . import _checkpoint, _core
 from ._arguments import generator
 from ._callbacks import Callback, Callbacks, Progress
+from ._data import Augment, Data, Split, calibration_images
 from ._errors import NonFiniteError
 from ._halting import EarlyHalting, Halt
 from ._history import History
@@ -24,7 +25,6 @@ from ._network import Network, remember, spec_json
 from ._optimizers import Optimizer, Rate, Schedule
 from ._points import Subnet
 from ._session import Session, Uninterrupted
-from .datasets import Augment, Data, Split, calibration_images
 
 F32 = NDArray[np.float32]
 _ORDER = 5  # stream of random numbers

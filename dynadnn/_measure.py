@@ -14,9 +14,9 @@ from ._record import Record, key
 from ._timing import time_calls
 
 if TYPE_CHECKING:
+    from ._data import Split
     from ._front import Front
     from ._network import Network
-    from .datasets import Split
 
 
 def measure(nets: Any, split: Split, *, points: Sequence[Any] | None = None, threads: int = 1) -> Front:

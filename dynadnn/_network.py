@@ -25,8 +25,8 @@ from ._tables import Tables
 from ._weights import check_labels, check_weights, node_bytes
 
 if TYPE_CHECKING:
+    from ._data import Data, Split
     from ._engine import Engine
-    from .datasets import Data, Split
 
 F32 = NDArray[np.float32]
 BATCH = 1024  # images per call while evaluating, so that Ctrl-C and memory maps work

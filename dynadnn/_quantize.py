@@ -12,7 +12,7 @@ from ._network import Network
 from ._points import Subnet, size_key
 
 if TYPE_CHECKING:
-    from .datasets import Data
+    from ._data import Data
 
 F32 = NDArray[np.float32]
 LIMIT = {8: 127, 4: 119, 3: 111, 2: 95}  # largest code: above it the lowest offered view would round past its top value

@@ -15,9 +15,9 @@ from ._errors import PointError
 from ._record import NUMBERS, Record
 
 if TYPE_CHECKING:
+    from ._data import Split
     from ._network import Network
     from ._points import Subnet
-    from .datasets import Split
 
 COMPARISON = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 

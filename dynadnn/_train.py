@@ -10,6 +10,7 @@ import numpy as np
 
 from ._arguments import Rng, positive_int, seed_of, thread_count
 from ._callbacks import Callback
+from ._data import Augment, Data, Split
 from ._errors import UnsupportedError
 from ._halting import EarlyHalting
 from ._history import History
@@ -21,7 +22,6 @@ from ._metrics import Metric
 from ._network import Network
 from ._optimizers import SGD, AdamW, Optimizer, Schedule
 from ._weights import check_labels
-from .datasets import Augment, Data, Split
 
 Loss = Any
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._arguments import Rng, positive_int
+from ._data import Data
 from ._graph import GraphBuilder, Tensor
 from ._preprocess import Preprocess
-from .datasets import Data
 
 if TYPE_CHECKING:
     from ._network import Network
