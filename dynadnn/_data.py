@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core
 from ._arguments import as_array, check_finite, generator, positive_int
 from ._preprocess import Preprocess
+from ._weights import check_binary
 
 CALIBRATION_IMAGES = 256
 
@@ -54,8 +55,8 @@ class Split:
     Attributes
     ----------
     x : ndarray of uint8 or float32, shape (n, h, w, c), (n, time, channels) or (n, features)
-    y : ndarray of int64, shape (n,), or of float32, shape (n, outputs)
-        Class labels, or targets of a regression or of several labels at once.
+    y : ndarray of int64, shape (n,), of uint8, shape (n, outputs), or of float32, shape (n, outputs)
+        Class labels, 0 and 1 of several labels at once, or targets of a regression.
     weight : ndarray of float32, shape (n,), or None
         Weight of each sample in the loss.
     index : ndarray of int64, shape (n,)
@@ -169,16 +170,22 @@ def fraction(value: Any, name: str, n: int) -> int:
 def check_targets(y: Any, name: str, n: int) -> NDArray[Any]:
     y = as_array(y, name)
     if y.ndim == 2 and y.shape[1] == 1 and y.dtype.kind in "iu":
-        raise ValueError(f"{name} must have shape ({n},), not {y.shape}: pass {name}[:, 0]")
+        raise ValueError(
+            f"{name} must have shape ({n},), not {y.shape}: pass {name}[:, 0], or {name}.astype(bool) for one label"
+        )
     if y.dtype.kind in "iu" and y.ndim == 1:
         if len(y) and int(y.min()) < 0:
             raise ValueError(f"{name} holds the label {int(y.min())}: labels count from 0")
         y = y.astype(np.int64)
+    elif y.dtype.kind in "biu" and y.ndim == 2:
+        check_binary(y, name)
+        y = y.astype(np.uint8)
     elif y.dtype == np.float32 and y.ndim == 2:
         check_finite(y, name)
     else:
         raise TypeError(
-            f"{name} must be integers of shape (n,) or float32 of shape (n, outputs), not {y.dtype} of shape {y.shape}"
+            f"{name} must be integers of shape (n,), 0 and 1 of shape (n, outputs) or float32 of shape (n, outputs), "
+            f"not {y.dtype} of shape {y.shape}"
         )
     if len(y) != n:
         raise ValueError(f"{name} has {len(y)} rows, x has {n}: they must be equal")

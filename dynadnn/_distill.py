@@ -18,7 +18,8 @@ from ._errors import NonFiniteError, UnsupportedError
 from ._halting import Halt
 from ._history import History
 from ._loop import Loop, Settings
-from ._losses import CrossEntropy, distillation
+from ._losses import BCE, BUILT
+from ._metrics import LABELS, METRICS, TARGETS, task_of
 from ._network import Network, remember
 from ._session import Session
 from ._train import make_loop, train
@@ -30,6 +31,9 @@ Teacher = Network | Callable[[Any], Any] | Any
 @dataclass(frozen=True)
 class KD:
     """Weights of the distillation loss: (1 - soft_weight) * CE + soft_weight * temperature**2 * KL.
+
+    With `BCE` as loss, KL is that of each output's sigmoid, their mean; with `MSE` and `Huber` the soft part is the
+    loss against the teacher's outputs, and the temperature has no part in it.
 
     Parameters
     ----------
@@ -124,16 +128,15 @@ def distill(
         loop = make_loop(part, data, teaching, missing, **own)
         loops.append(loop)
         assert isinstance(loop.teaching, Distillation)
-        if _ready(student) and loop.val is not None:
-            loop.teaching.compare(student.evaluate(loop.val)["accuracy"])
+        if _ready(student):
+            loop.teaching.compare(student)
         return loop
 
     loops: list[Loop] = []
     history = train(student, make, {**_DEFAULTS, **options, "epochs": epochs})
-    last = loops[-1]
-    if history.history.get("val_accuracy") and last.val is not None:
-        assert isinstance(last.teaching, Distillation)
-        last.teaching.compare(student.evaluate(last.val)["accuracy"])
+    if history.history.get("val_loss"):
+        assert isinstance(loops[-1].teaching, Distillation)
+        loops[-1].teaching.compare(student)
     return history
 
 
@@ -179,11 +182,13 @@ class Distillation:
         settings: Settings,
         val: Split | None,
     ) -> None:
-        if not isinstance(settings.loss, CrossEntropy):
+        if not isinstance(settings.loss, BUILT):
             raise ValueError(
-                f"loss is {type(settings.loss).__name__}: distillation needs class labels and CrossEntropy"
+                "loss is a function: distillation must know how outputs are compared with a teacher's, which it does "
+                f"for {', '.join(f'dn.{kind.__name__}()' for kind in BUILT)}"
             )
         self.kd, self.settings, self.val, self.data = kd, settings, val, data
+        self.task = task_of(data.train.y, LABELS if isinstance(settings.loss, BCE) else None)
         self.outputs = student.outputs
         self.teacher = teacher
         self.cached = settings.augment is None
@@ -199,6 +204,7 @@ class Distillation:
         self.session: Session | None = None
         if trainee is not None:
             self._check_trainee(trainee)
+            trainee._set_task(self.task)
             self.session = Session(
                 trainee, batch=settings.batch, threads=settings.threads, seed=settings.seed + 1, frozen=None
             )
@@ -207,7 +213,7 @@ class Distillation:
         self.soft: F32 | None = None
         self.trainee_outputs: F32 | None = None
         self.last_macs = 0
-        self.teacher_accuracy: float | None = None
+        self.teacher_figure: float | None = None
         self.compared = False
 
     def _runner(self, student: Network) -> Callable[[NDArray[np.int64], NDArray[Any]], F32]:
@@ -322,7 +328,9 @@ class Distillation:
         loss, gradient = self._mixed(outputs, y, weight, self.soft if soft is None else soft)
         share = self.kd.trainee_weight
         if self.trainee_outputs is not None and share > 0:
-            more = distillation(outputs, self.trainee_outputs, weight, self.kd.temperature, share, gradient)
+            more, _ = self.settings.loss.soft(
+                outputs, self.trainee_outputs, weight, self.kd.temperature, share, gradient
+            )
             loss = loss + np.float32(share) * more
         return loss, gradient
 
@@ -331,7 +339,8 @@ class Distillation:
         loss, gradient = self.settings.loss(outputs, y, weight, 1 - share)
         loss = np.float32(1 - share) * loss
         if share > 0:
-            loss = loss + np.float32(share) * distillation(outputs, soft, weight, self.kd.temperature, share, gradient)
+            more, _ = self.settings.loss.soft(outputs, soft, weight, self.kd.temperature, share, gradient)
+            loss = loss + np.float32(share) * more
         return loss, gradient
 
     def commit(self, lr: float, momentum: float) -> None:
@@ -362,7 +371,8 @@ class Distillation:
             figures = self.session.net.evaluate(self.val)
             self.trainee_losses.append(figures["loss"])
             history.setdefault("trainee_val_loss", []).append(figures["loss"])
-            history.setdefault("trainee_val_accuracy", []).append(figures["accuracy"])
+            if "accuracy" in figures:
+                history.setdefault("trainee_val_accuracy", []).append(figures["accuracy"])
             student = history.get("val_loss", [])
             if rule is not None and rule.trainee and left and rule.stop_trainee(student, self.trainee_losses):
                 self.trainee_halted = True
@@ -380,11 +390,12 @@ class Distillation:
     def _halt(self, what: str, why: str, epoch: int, left: int) -> Halt:
         return Halt(what, epoch, why, self.seconds[what] / epoch * left, self.done[what] / epoch * left)
 
-    def compare(self, student: float | None) -> None:
+    def compare(self, student: Network) -> None:
         """Warn once if the teacher is weaker than the student."""
-        if student is None or self.compared or self.val is None:
+        if self.compared or self.val is None:
             return
-        if self.teacher_accuracy is None:
+        metric = "mse" if self.task == TARGETS else "accuracy"
+        if self.teacher_figure is None:
             if not isinstance(self.teacher, Network) and (
                 not callable(self.teacher) or hasattr(self.teacher, "__array__")
             ):
@@ -393,11 +404,12 @@ class Distillation:
                 self.run_teacher(np.arange(0), np.ascontiguousarray(self.val.x[i : i + 256]))
                 for i in range(0, len(self.val), 256)
             ]
-            self.teacher_accuracy = float((np.concatenate(parts).argmax(axis=1) == self.val.y).mean())
-        if self.teacher_accuracy < student:
+            self.teacher_figure = METRICS[self.task][metric](np.concatenate(parts), self.val.y)
+        other = METRICS[self.task][metric](student._outputs(self.val.x, None), self.val.y)
+        if (self.teacher_figure > other) if metric == "mse" else (self.teacher_figure < other):
             self.compared = True
             warnings.warn(
-                f"the teacher is weaker than the student: accuracy {self.teacher_accuracy:.4f} against {student:.4f} "
+                f"the teacher is weaker than the student: {metric} {self.teacher_figure:.4f} against {other:.4f} "
                 "on the validation images; a stronger teacher or a lower KD(soft_weight=...) may help",
                 UserWarning,
                 stacklevel=3,

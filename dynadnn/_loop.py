@@ -18,9 +18,9 @@ from ._data import Augment, Data, Split, calibration_images
 from ._errors import NonFiniteError
 from ._halting import EarlyHalting, Halt
 from ._history import History
-from ._losses import CrossEntropy, Loss, distillation
+from ._losses import BCE, CrossEntropy, Loss
 from ._methods import Method
-from ._metrics import Metric, evaluate_outputs
+from ._metrics import LABELS, METRICS, TARGETS, Metric, evaluate_outputs, task_of
 from ._network import Network, remember, spec_json
 from ._optimizers import Optimizer, Rate, Schedule
 from ._points import Subnet
@@ -105,6 +105,7 @@ class Loop:
             net, batch=settings.batch, threads=settings.threads, seed=settings.seed, frozen=settings.frozen
         )
         self.names = list(net.points)
+        self.task = task_of(self.train.y, LABELS if isinstance(settings.loss, BCE) else None)
         self.history = History(seed=settings.seed)
         self.callbacks = Callbacks(settings.callbacks)
         self.progress = Progress(settings.progress, settings.epochs, self.steps_per_epoch)
@@ -122,6 +123,7 @@ class Loop:
     def run(self) -> History:
         """Train to the end; on any exception the network holds the last finished step."""
         self.started = time.perf_counter()
+        self.net._set_task(self.task)
         if self.settings.resume and self.settings.checkpoint and os.path.exists(self.settings.checkpoint):
             self._resume()
         try:
@@ -210,8 +212,8 @@ class Loop:
             macs += 3 * self.session.macs(choice.subnet) * len(rows)
             if number == 0:
                 widest = outputs
-                if y.ndim == 1:
-                    figures["accuracy"] = float((outputs.argmax(axis=1) == y).mean())
+                if self.task != TARGETS:
+                    figures["accuracy"] = METRICS[self.task]["accuracy"](outputs, y)
         if self.teaching is not None:
             macs += self.teaching.macs() * len(rows)
         return figures, macs
@@ -219,10 +221,9 @@ class Loop:
     def _loss(self, outputs: F32, y: NDArray[Any], weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
         if self.teaching is not None:
             return self.teaching.loss(outputs, y, weight, soft)
-        if soft is None or not isinstance(self.settings.loss, CrossEntropy):
+        if soft is None or not isinstance(self.settings.loss, CrossEntropy | BCE):
             return self.settings.loss(outputs, y, weight)
-        gradient = np.zeros_like(outputs)
-        return distillation(outputs, soft, weight, 1.0, 1.0, gradient), gradient
+        return self.settings.loss.soft(outputs, soft, weight, 1.0, 1.0, None)
 
     def _batch(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Images of some rows, augmented."""
@@ -281,15 +282,15 @@ class Loop:
 
     def _validate(self, net: Network, val: Split) -> dict[str, float]:
         """Figures of every named point, and their mean."""
-        labels = val.y.ndim == 1
-        wanted: tuple[Metric, ...] = ("loss", "accuracy") if labels else ("loss",)
+        wanted: tuple[Metric, ...] = ("loss",) if self.task == TARGETS else ("loss", "accuracy")
         wanted += tuple(m for m in self.settings.metrics if m not in wanted)
         known: dict[Subnet, dict[str, float]] = {}
         for subnet in self.session.points:
             if self.offset is None or net is not self.net:
                 figures = net.evaluate(val, subnet, wanted)
             else:
-                figures = evaluate_outputs(net._outputs(val.x, subnet) + self.offset(val.x), val.y, wanted)
+                x, y = net._labelled(val)
+                figures = evaluate_outputs(net._outputs(x, subnet) + self.offset(x), y, wanted, net.task)
             known[subnet] = {f"val_{key}": value for key, value in figures.items() if isinstance(value, float)}
         record = {key: float(np.mean([f[key] for f in known.values()])) for key in next(iter(known.values()))}
         if len(self.names) > 1:

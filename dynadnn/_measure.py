@@ -82,12 +82,12 @@ def figures(
         Further fields of the record.
     """
     result = net.evaluate(split, subnet, metrics=("accuracy", "loss", *metrics))
-    accuracy = float(result["accuracy"])
+    accuracy = result.get("accuracy")  # targets have none
     record = Record(
         point=subnet,
         accuracy=accuracy,
-        accuracy_interval=interval(result["accuracy_interval"]),
-        error=1.0 - accuracy,
+        accuracy_interval=None if accuracy is None else interval(result["accuracy_interval"]),
+        error=None if accuracy is None else 1.0 - accuracy,
         loss=float(result["loss"]),
         bytes=int(net.bytes(subnet)),
         macs=int(net.macs(subnet)),

@@ -17,10 +17,10 @@ from . import _core
 from ._arguments import as_array, check_finite, check_images, thread_count
 from ._errors import GraphError, PointError
 from ._graph import GraphSpec, weight_shapes
-from ._metrics import Metric, evaluate_outputs, softmax
+from ._metrics import LABELS, TARGETS, Metric, evaluate_outputs, sigmoid, softmax, task_of
 from ._points import Bits, ChannelSpace, PointRules, Subnet, point_name, size_key
 from ._preprocess import Preprocess
-from ._report import Report, make_report
+from ._report import LabelReport, Report, TargetReport, make_report
 from ._tables import Tables
 from ._weights import check_labels, check_weights, node_bytes
 
@@ -183,6 +183,15 @@ class Network:
     def tables(self) -> Mapping[Subnet, Tables]:
         """Statistics and scales by point."""
         return MappingProxyType(self._tables)
+
+    @property
+    def task(self) -> str | None:
+        """What it was trained for: "classification", "multilabel", "regression", or None if nobody knows."""
+        task = self.provenance.get("task")
+        return None if task is None else str(task)
+
+    def _set_task(self, task: str) -> None:
+        self.provenance = MappingProxyType({**self.provenance, "task": task})
 
     @property
     def quantised(self) -> bool:
@@ -366,14 +375,32 @@ class Network:
         parts = [self(x[start : start + BATCH], point) for start in range(0, len(x), BATCH)]
         return np.concatenate(parts)
 
-    def predict(self, x: Any, point: Any = None) -> NDArray[np.int64]:
-        """Labels: the largest output of each image, shape (n,)."""
-        labels: NDArray[np.int64] = self(x, point).argmax(axis=1)
-        return labels
+    def predict(self, x: Any, point: Any = None) -> NDArray[Any]:
+        """Labels of images, by what the network was trained for (`task`).
+
+        Returns
+        -------
+        ndarray
+            The class of the largest output, int64, shape (n,); of several labels 0 and 1, int64, shape (n, outputs),
+            1 where the probability is above one half; of targets the outputs, float32, shape (n, outputs).
+        """
+        outputs = self(x, point)
+        if self.task == TARGETS:
+            return outputs
+        return (outputs > 0).astype(np.int64) if self.task == LABELS else outputs.argmax(axis=1)
 
     def predict_proba(self, x: Any, point: Any = None) -> F32:
-        """Softmax of the outputs, shape (n, outputs)."""
-        return softmax(self(x, point)).astype(np.float32)
+        """Softmax of the outputs, of several labels the sigmoid of each, shape (n, outputs).
+
+        Raises
+        ------
+        ValueError
+            If the network was trained on targets, which have no probabilities.
+        """
+        if self.task == TARGETS:
+            raise ValueError("this network was trained on targets, which have no probabilities: use predict")
+        outputs = self(x, point)
+        return (sigmoid(outputs.astype(np.float64)) if self.task == LABELS else softmax(outputs)).astype(np.float32)
 
     def evaluate(
         self, split: Split | tuple[Any, Any], point: Any = None, metrics: Sequence[Metric] = ("accuracy", "loss")
@@ -386,8 +413,12 @@ class Network:
         point : optional
             Operating point; the widest without.
         metrics : sequence of str or function
-            "accuracy" (with "accuracy_interval", 95 %, Wilson), "loss", "error", "top5", "f1", "balanced_accuracy",
-            "calibration_error"; for targets "loss", "mse", "mae"; functions take (outputs, y).
+            Of classes: "accuracy" (with "accuracy_interval", 95 %, Wilson), "loss", "error", "top5", "f1" (the same as
+            "f1_macro": the mean over classes), "f1_micro", "balanced_accuracy", "auroc" (of several classes one
+            against the rest, their mean), "calibration_error". Of several labels, y of bytes 0 and 1, shape (n,
+            outputs): "accuracy" (all labels of an image right), "error", "label_accuracy", "loss", "f1" and "f1_macro"
+            (mean over labels), "f1_micro", "auroc" (mean over labels). Of targets: "loss" and "mse", "rmse", "mae".
+            Functions take (outputs, y) and return a number.
 
         Returns
         -------
@@ -396,17 +427,15 @@ class Network:
         Raises
         ------
         ValueError
-            For an empty split, labels beyond the outputs, or an unknown metric.
+            For an empty split, labels beyond the outputs, an unknown metric, or "auroc" where a class is absent.
         """
         x, y = self._labelled(split)
-        return evaluate_outputs(self._outputs(x, point), y, metrics)
+        return evaluate_outputs(self._outputs(x, point), y, metrics, self.task)
 
-    def report(self, split: Split | tuple[Any, Any], point: Any = None) -> Report:
-        """Figures per class, the confusion matrix and the calibration error of one point on a split."""
+    def report(self, split: Split | tuple[Any, Any], point: Any = None) -> Report | LabelReport | TargetReport:
+        """Figures per class, per label or per target of one point on a split, with what they are mistaken for."""
         x, y = self._labelled(split)
-        if y.ndim != 1:
-            raise ValueError("a report needs class labels, the split has targets")
-        return make_report(self._outputs(x, point), y)
+        return make_report(self._outputs(x, point), y, task_of(y, self.task))
 
     def _labelled(self, split: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         if hasattr(split, "train") and hasattr(split, "test"):
@@ -418,7 +447,7 @@ class Network:
         if len(x) == 0:
             raise ValueError("the split is empty: it holds no images")
         check_labels(y, self.outputs)
-        return x, y.astype(np.int64) if y.ndim == 1 else y
+        return x, y.astype(np.int64) if y.ndim == 1 else y.astype(np.uint8) if y.dtype != np.float32 else y
 
     def activations(self, x: Any, names: str | Iterable[str], point: Any = None) -> dict[str, F32]:
         """Values inside the network.

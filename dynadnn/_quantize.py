@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._metrics import TARGETS, task_of
 from ._network import Network
 from ._points import Subnet, size_key
 
@@ -198,6 +199,8 @@ def _within_drop(
     net: Network, model: Network, data: Data, images: NDArray[Any], calibrate: str, left: set[str], allowed: float
 ) -> Network:
     """Leave layers in float until the widest point loses no more than allowed."""
+    if task_of(data.val.y, net.task) == TARGETS:
+        raise ValueError("max_accuracy_drop needs labels: the data has targets, which have no accuracy")
     widest = max(net.points.values(), key=size_key)
     goal = net.evaluate(data.val, widest, metrics=("accuracy",))["accuracy"] - allowed
 

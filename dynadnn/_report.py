@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._metrics import calibration_error, confusion, evaluate_outputs
+from ._metrics import (
+    CLASSES,
+    LABELS,
+    calibration_error,
+    confusion,
+    evaluate_outputs,
+    label_areas,
+    label_confusion,
+)
 
 if TYPE_CHECKING:
     from ._table import Table
@@ -60,7 +68,96 @@ class Report:
         return "\n".join(lines)
 
 
-def make_report(outputs: NDArray[np.float32], y: NDArray[np.int64]) -> Report:
-    """Everything a report holds, from outputs and labels."""
-    counts = confusion(outputs.argmax(axis=1), y, outputs.shape[1])
-    return Report(counts, calibration_error(outputs, y), evaluate_outputs(outputs, y, ("accuracy", "loss", "f1")))
+@dataclass(frozen=True, eq=False)
+class LabelReport:
+    """How a point does per label, of several at once.
+
+    Attributes
+    ----------
+    confusion : ndarray of int64, shape (labels, 2, 2)
+        Rows are 0 and 1 in truth, columns 0 and 1 predicted.
+    auroc : ndarray of float64, shape (labels,)
+        Area under the ROC curve; NaN for labels that all images have, or none.
+    metrics : dict
+        Accuracy (all labels right) with interval, loss, macro and micro F1.
+    """
+
+    confusion: NDArray[np.int64]
+    auroc: NDArray[np.float64]
+    metrics: dict[str, Any]
+
+    def table(self, names: Sequence[str] | None = None) -> Table:
+        """Precision, recall, F1, area under the ROC curve and count per label."""
+        from ._table import Table
+
+        (_, extra), (lost, hits) = self.confusion.transpose(1, 2, 0).astype(float)
+        with np.errstate(invalid="ignore"):
+            precision, recall = (
+                hits / np.where(hits + extra, hits + extra, np.nan),
+                hits / np.where(hits + lost, hits + lost, np.nan),
+            )
+            f1 = 2 * hits / np.where(2 * hits + extra + lost, 2 * hits + extra + lost, np.nan)
+        columns = [precision, recall, f1, self.auroc, (hits + lost).astype(int)]
+        labels = names or [str(k) for k in range(len(hits))]
+        rows = list(zip(labels, *(column.tolist() for column in columns), strict=False))
+        return Table(("label", "precision", "recall", "f1", "auroc", "count"), rows)
+
+    def __str__(self) -> str:
+        low, high = self.metrics["accuracy_interval"]
+        return (
+            f"{self.table()}\nall labels right {self.metrics['accuracy']:.4f} (95 %: {low:.4f} to {high:.4f})\n"
+            f"f1 macro {self.metrics['f1_macro']:.4f}, micro {self.metrics['f1_micro']:.4f}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TargetReport:
+    """How a point does per target of a regression.
+
+    Attributes
+    ----------
+    mae, rmse, bias : ndarray of float64, shape (targets,)
+        Mean absolute error, root of the mean squared error, mean of output less target, in units of the target.
+    r2 : ndarray of float64, shape (targets,)
+        Share of the target's variance that is explained; NaN for a constant target.
+    metrics : dict
+        Mean squared error, its root, and mean absolute error over all targets.
+    """
+
+    mae: NDArray[np.float64]
+    rmse: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    r2: NDArray[np.float64]
+    metrics: dict[str, Any]
+
+    def table(self, names: Sequence[str] | None = None) -> Table:
+        """Errors per target."""
+        from ._table import Table
+
+        columns = (self.mae, self.rmse, self.bias, self.r2)
+        labels = names or [str(k) for k in range(len(self.mae))]
+        rows = list(zip(labels, *(column.tolist() for column in columns), strict=False))
+        return Table(("target", "mae", "rmse", "bias", "r2"), rows)
+
+    def __str__(self) -> str:
+        return f"{self.table()}\nrmse {self.metrics['rmse']:.6g}, mae {self.metrics['mae']:.6g}"
+
+
+def make_report(
+    outputs: NDArray[np.float32], y: NDArray[Any], task: str = CLASSES
+) -> Report | LabelReport | TargetReport:
+    """Everything a report holds, from outputs and labels of a task (see `task_of`)."""
+    if task == CLASSES:
+        counts = confusion(outputs.argmax(axis=1), y, outputs.shape[1])
+        return Report(counts, calibration_error(outputs, y), evaluate_outputs(outputs, y, ("accuracy", "loss", "f1")))
+    if task == LABELS:
+        both = np.ptp(y, axis=0) > 0
+        auroc = np.full(y.shape[1], np.nan)
+        auroc[both] = label_areas(outputs[:, both], y[:, both] > 0, "label")
+        metrics = evaluate_outputs(outputs, y, ("accuracy", "loss", "f1_macro", "f1_micro"), task)
+        return LabelReport(label_confusion(outputs, y), auroc, metrics)
+    d = outputs.astype(np.float64) - y
+    square, spread = np.square(d).mean(axis=0), y.var(axis=0, dtype=np.float64)
+    r2 = 1 - square / np.where(spread > 0, spread, np.nan)
+    metrics = evaluate_outputs(outputs, y, ("mse", "rmse", "mae"), task)
+    return TargetReport(np.abs(d).mean(axis=0), np.sqrt(square), d.mean(axis=0), r2, metrics)

@@ -69,8 +69,12 @@ def fit(
     method : Sandwich, SinglePath, MultiPath or Incremental, optional
         Which points a step trains. None: the only point, `Sandwich` for several, `Incremental` for a network of channel
         groups.
-    loss : "auto", CrossEntropy, MSE or function
-        A function takes (outputs, targets) and returns (loss per sample, gradient of their mean).
+    loss : "auto", CrossEntropy, BCE, MSE, Huber or function
+        "auto" is ``CrossEntropy()`` for class labels, ``BCE()`` for several labels at once (uint8 or booleans of 0 and
+        1, shape (n, outputs)) and ``MSE()`` for float32 targets (n, outputs). ``BCE(pos_weight=...)`` also takes 0 and
+        1 in float32; ``Huber(delta=1.0)`` is for targets with outliers. A function takes (outputs, targets) and
+        returns (loss per sample, gradient of their mean), shapes (n,) and (n, outputs). Sample weights multiply the
+        loss of each sample, whichever it is.
     metrics : sequence
         More figures for validation, as in `Network.evaluate`.
     optimizer : SGD or AdamW, optional

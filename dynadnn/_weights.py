@@ -15,15 +15,27 @@ if TYPE_CHECKING:
 
 
 def check_labels(y: NDArray[Any], outputs: int, name: str = "y") -> None:
-    """Labels within the outputs, or targets of as many columns."""
+    """Labels within the outputs, or 0 and 1 or targets in as many columns."""
     if y.ndim == 1 and y.dtype.kind in "iu":
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < outputs:
             raise ValueError(
                 f"{name} holds labels from {int(y.min())} to {int(y.max())}: the network has outputs 0 to {outputs - 1}"
             )
+    elif y.ndim == 2 and y.shape[1] == outputs and y.dtype.kind in "biu":
+        check_binary(y, name)
     elif not (y.ndim == 2 and y.shape[1] == outputs and y.dtype == np.float32):
         raise TypeError(
-            f"{name} must be integer labels (n,) or float32 targets (n, {outputs}), not {y.dtype} of shape {y.shape}"
+            f"{name} must be integer labels (n,), labels of 0 and 1 (n, {outputs}) or float32 targets (n, {outputs}), "
+            f"not {y.dtype} of shape {y.shape}"
+        )
+
+
+def check_binary(y: NDArray[Any], name: str) -> None:
+    """Only 0 and 1 in integers of two axes."""
+    if y.size and not 0 <= int(y.min()) <= int(y.max()) <= 1:
+        raise ValueError(
+            f"{name} holds integers from {int(y.min())} to {int(y.max())} in {y.shape[1]} columns: several labels "
+            "are 0 and 1, targets are float32"
         )
 
 

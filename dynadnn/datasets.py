@@ -111,8 +111,8 @@ def from_arrays(
     ----------
     x : array of uint8 or float32, shape (n, h, w, c), (n, time, channels) or (n, features)
         Raw images (uint8) or values that need no preprocessing (float32).
-    y : array of integers, shape (n,), or of float32, shape (n, outputs)
-        Labels from 0, or targets.
+    y : array of integers, shape (n,), of 0 and 1, shape (n, outputs), or of float32, shape (n, outputs)
+        Class labels from 0, several labels at once (integers or booleans), or targets.
     val, test : float or (x, y)
         A fraction of x, arrays of their own, or 0.
     stratify : bool, default True
