@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,9 @@ from . import _core
 from ._arguments import as_array, check_finite, generator, positive_int
 from ._preprocess import Preprocess
 from ._weights import check_binary
+
+if TYPE_CHECKING:
+    from ._batches import Stream
 
 CALIBRATION_IMAGES = 256
 
@@ -113,6 +116,9 @@ class Data:
         For uint8 images, from the mean and deviation of the training split.
     augment : Augment or None
         What ``augment="auto"`` means in training.
+    stream : Stream or None
+        Where training takes its images from if they arrive in batches (`from_batches`); ``train`` then holds the first
+        of them only.
     """
 
     train: Split
@@ -123,6 +129,7 @@ class Data:
     names: tuple[str, ...]
     preprocess: Preprocess | None = None
     augment: Augment | None = None
+    stream: Stream | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -131,8 +138,8 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every image, label and weight of the three splits."""
-        digest = hashlib.sha256()
+        """Hash of every image, label and weight of the three splits; of batches, what ``train`` holds of them and n."""
+        digest = hashlib.sha256() if self.stream is None else hashlib.sha256(str(self.stream.n).encode())
         for split in (self.train, self.val, self.test):
             for array in (split.x, split.y, split.weight, split.index):
                 if array is None:
@@ -146,8 +153,10 @@ class Data:
     def subset(self, n: int) -> Data:
         """Return the set with at most n images per split, classes in proportion; preprocessing stays."""
         train = self.train.subset(n)
+        stream = None if self.stream is None else replace(self.stream, n=min(n, self.stream.n))
         return replace(
             self,
+            stream=stream,
             train=train,
             val=self.val.subset(n),
             test=self.test.subset(n),
@@ -155,7 +164,8 @@ class Data:
         )
 
     def __repr__(self) -> str:
-        sizes = f"train={len(self.train)}, val={len(self.val)}, test={len(self.test)}"
+        n = len(self.train) if self.stream is None else self.stream.n
+        sizes = f"train={n}, val={len(self.val)}, test={len(self.test)}"
         return f"Data(shape={self.shape}, outputs={self.outputs}, {sizes})"
 
 
@@ -266,7 +276,7 @@ def split_data(
     if len(train) == 0:
         raise ValueError("the groups leave no images for training: lower val and test")
     outputs, labels = _outputs([train, *splits.values()], names)
-    preprocess = _statistics(train.x) if x.dtype == np.uint8 else None
+    preprocess = statistics(train.x) if x.dtype == np.uint8 else None
     return Data(
         train, splits["val"], splits["test"], calibration_images(train, augment), outputs, labels, preprocess, augment
     )
@@ -286,7 +296,7 @@ def _outputs(splits: Sequence[Split], names: Sequence[str] | None) -> tuple[int,
     return len(names), tuple(str(name) for name in names)
 
 
-def _statistics(x: NDArray[Any]) -> Preprocess:
+def statistics(x: NDArray[Any]) -> Preprocess:
     """Mean and deviation per channel, from exact integer histograms."""
     values = np.arange(256.0) / 255.0
     mean, std = [], []

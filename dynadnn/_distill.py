@@ -169,6 +169,15 @@ def _ready(net: Network) -> bool:
     return net._find(None) in net.tables
 
 
+def _check_batches(teacher: Teacher, settings: Settings) -> None:
+    """Images that arrive in batches have no index: nothing can be kept per image."""
+    why = "the images of this data set arrive in batches and have no index, so no outputs can be kept per image"
+    if not isinstance(teacher, Network) and (not callable(teacher) or hasattr(teacher, "__array__")):
+        raise ValueError(f"teacher is an array in the order of train.index, but {why}: pass a Network or a function")
+    if settings.halting is not None and settings.halting.teacher:
+        raise ValueError(f"halting the teacher averages its outputs per image, but {why}: EarlyHalting(teacher=False)")
+
+
 class Distillation:
     """Teacher, trainee and their part of every step."""
 
@@ -191,7 +200,9 @@ class Distillation:
         self.task = task_of(data.train.y, LABELS if isinstance(settings.loss, BCE) else None)
         self.outputs = student.outputs
         self.teacher = teacher
-        self.cached = settings.augment is None
+        self.cached = settings.augment is None and data.stream is None
+        if data.stream is not None:
+            _check_batches(teacher, settings)
         n = len(data.train)
         self.mean = np.zeros((n, self.outputs), np.float32)  # of the teacher's outputs per image
         self.count = np.zeros(n, np.int64)

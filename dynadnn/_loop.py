@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import _checkpoint, _core
 from ._arguments import generator
+from ._batches import Batch
 from ._callbacks import Callback, Callbacks, Progress
 from ._data import Augment, Data, Split, calibration_images
 from ._errors import NonFiniteError
@@ -99,7 +100,9 @@ class Loop:
     ) -> None:
         self.net, self.data, self.val, self.settings, self.teaching = net, data, val, settings, teaching
         self.train = data.train
-        self.steps_per_epoch = len(self.train) // settings.batch
+        self.images = len(self.train) if data.stream is None else data.stream.n
+        self.batches: Iterator[Batch] | None = None  # what is left of the epoch, if images arrive in batches
+        self.steps_per_epoch = self.images // settings.batch
         self.rate = Rate(settings.schedule, settings.optimizer, self.steps_per_epoch * settings.epochs)
         self.session = Session(
             net, batch=settings.batch, threads=settings.threads, seed=settings.seed, frozen=settings.frozen
@@ -147,7 +150,7 @@ class Loop:
             self.epoch_started = time.perf_counter()
             self.stopping |= self.callbacks("epoch_begin", {"epoch": self.epoch})
             self.progress.begin_epoch(self.epoch, first)
-            order = generator(s.seed, _ORDER, self.epoch).permutation(len(self.train))
+            order = self._order(first)
             for k in range(first, self.steps_per_epoch):
                 if self.step >= self.rate.last or self.stopping:
                     break
@@ -157,12 +160,21 @@ class Loop:
                 self._end_epoch()
             self._save()
 
+    def _order(self, first: int) -> NDArray[np.int64]:
+        """Rows of an epoch that goes on at step `first`; batches keep the order in which they arrive."""
+        if self.data.stream is not None:
+            size = self.settings.batch
+            self.batches = self.data.stream.steps(self.epoch, size, first * size)
+            return np.arange(self.images)
+        return generator(self.settings.seed, _ORDER, self.epoch).permutation(self.images)
+
     def _step(self, rows: NDArray[np.int64]) -> None:
         start = time.perf_counter()
         lr, momentum = self.rate.at(self.step)
         self.stopping |= self.callbacks("step_begin", {"epoch": self.epoch, "step": self.step, "lr": lr})
+        batch = self._batch(rows)
         try:
-            figures, macs = self._passes(rows)
+            figures, macs = self._passes(rows, batch)
         except NonFiniteError as error:
             self._nonfinite(str(error))
             return
@@ -189,11 +201,9 @@ class Loop:
             self.stopping = True
             self._halt("training", f"max_seconds={limit:g} is over", self.rate.last - self.step)
 
-    def _passes(self, rows: NDArray[np.int64]) -> tuple[dict[str, float], int]:
+    def _passes(self, rows: NDArray[np.int64], batch: Batch) -> tuple[dict[str, float], int]:
         """Forward and backward of every sub-net of a step; nothing is committed."""
-        s, train = self.settings, self.train
-        x, y = self._batch(rows), train.y[rows]
-        weight = None if train.weight is None else train.weight[rows]
+        s, (x, y, weight) = self.settings, batch
         if self.teaching is not None:
             self.teaching.targets(rows, x, y, weight, self.step)
         figures, macs, widest = {"loss": 0.0}, 0, None
@@ -225,8 +235,14 @@ class Loop:
             return self.settings.loss(outputs, y, weight)
         return self.settings.loss.soft(outputs, soft, weight, 1.0, 1.0, None)
 
-    def _batch(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Images of some rows, augmented."""
+    def _batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Images of some rows, augmented, with labels and weights; or what arrives next."""
+        if self.batches is not None:
+            return next(self.batches)
+        weight = self.train.weight
+        return Batch(self._images(rows), self.train.y[rows], None if weight is None else weight[rows])
+
+    def _images(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         s, x = self.settings, self.train.x
         if s.augment is None:
             return np.ascontiguousarray(x[rows])

@@ -209,9 +209,10 @@ def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str
     if not isinstance(optimizer, SGD | AdamW):
         raise TypeError(f"optimizer must be dn.SGD(...) or dn.AdamW(...), not {type(optimizer).__name__}")
     batch = positive_int(options["batch"], "batch")
-    if batch > len(train):
-        notes.append(f"batch: {len(train)}, all there is ({batch} was asked for)")
-        batch = len(train)
+    images = len(train) if data.stream is None else data.stream.n
+    if batch > images:
+        notes.append(f"batch: {images}, all there is ({batch} was asked for)")
+        batch = images
     augment = _augment(options["augment"], data, notes)
     clip, limit = options["clip_norm"], options["max_seconds"]
     for name, value in (("clip_norm", clip), ("max_seconds", limit)):
@@ -258,6 +259,8 @@ def _augment(augment: Any, data: Data, notes: list[str]) -> Augment | None:
         raise TypeError(f"augment must be 'auto', None or dn.Augment(...), not {augment!r}")
     if chosen is None or chosen == Augment():
         return None
+    if data.stream is not None:
+        raise ValueError("augment does not reach images that arrive in batches: change them there and leave it out")
     if data.train.x.dtype != np.uint8 or data.train.x.ndim != 4:
         kind = f"{data.train.x.dtype} of shape {data.train.x.shape}"
         raise ValueError(f"augment works on uint8 images (n, h, w, c), the data is {kind}: pass augment=None")
