@@ -1,10 +1,11 @@
-"""Readers of data set files: CIFAR's binary layout and IDX. Sizes are checked before anything is allocated."""
+"""Readers of data set files: CIFAR's binary layouts and IDX. Sizes are checked before anything is allocated."""
 
 from __future__ import annotations
 
 import gzip
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ._errors import FormatError
 
 _CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CIFAR_ROW = 1 + 3 * 32 * 32
+_CIFAR_PIXELS = 3 * 32 * 32
 _LARGEST_IDX = 1 << 30  # bytes; MNIST's largest file has 47 MB
 
 Array = NDArray[Any]
@@ -34,38 +35,52 @@ def read_cifar10(root: Path) -> tuple[Array, Array, Array, Array, tuple[str, ...
     """Training images and labels, test images and labels, class names."""
     folder = find_folder(root, "data_batch_1.bin", "CIFAR-10's binary version (data_batch_1.bin ...)")
     batches = [folder / f"data_batch_{k}.bin" for k in range(1, 6)]
-    missing = [p.name for p in (*batches, folder / "test_batch.bin") if not p.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{', '.join(missing)} missing in {str(folder)!r}")
-    sizes = [_cifar_rows(path) for path in batches]
-    x, y = np.empty((sum(sizes), 32, 32, 3), np.uint8), np.empty(sum(sizes), np.int64)
-    start = 0
-    for path, rows in zip(batches, sizes, strict=True):
-        _read_cifar(path, x[start : start + rows], y[start : start + rows])
-        start += rows
     test = folder / "test_batch.bin"
-    rows = _cifar_rows(test)
-    test_x, test_y = np.empty((rows, 32, 32, 3), np.uint8), np.empty(rows, np.int64)
-    _read_cifar(test, test_x, test_y)
-    return x, y, test_x, test_y, _CIFAR10_NAMES
+    _need([*batches, test])
+    return *_read_cifar(batches, 1, 10), *_read_cifar([test], 1, 10), _CIFAR10_NAMES
 
 
-def _cifar_rows(path: Path) -> int:
-    size = path.stat().st_size
-    if size == 0 or size % _CIFAR_ROW:
-        raise FormatError(f"{path.name} has {size} bytes: CIFAR-10's binary files are multiples of {_CIFAR_ROW}")
-    return size // _CIFAR_ROW
+def read_cifar100(root: Path) -> tuple[Array, Array, Array, Array, tuple[str, ...]]:
+    """Training images and fine labels, test images and fine labels, names of the fine labels."""
+    folder = find_folder(root, "train.bin", "CIFAR-100's binary version (train.bin, test.bin, fine_label_names.txt)")
+    train, test, listed = folder / "train.bin", folder / "test.bin", folder / "fine_label_names.txt"
+    _need([train, test, listed])
+    names = tuple(listed.read_text(errors="replace").split())
+    if len(names) != 100:
+        raise FormatError(f"{listed.name} in {str(folder)!r} holds {len(names)} names: CIFAR-100 has 100")
+    return *_read_cifar([train], 2, 100), *_read_cifar([test], 2, 100), names
 
 
-def _read_cifar(path: Path, x: Array, y: Array) -> None:
-    raw = np.fromfile(path, np.uint8)
-    if raw.size != len(x) * _CIFAR_ROW:
-        raise FormatError(f"{path.name} changed while it was read")
-    rows = raw.reshape(-1, _CIFAR_ROW)
-    y[:] = rows[:, 0]
-    if y.max() > 9:
-        raise FormatError(f"{path.name} holds the label {int(y.max())}: CIFAR-10 has 0 to 9")
-    x[:] = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+def _need(paths: Sequence[Path]) -> None:
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing)} missing in {str(paths[0].parent)!r}")
+
+
+def _read_cifar(paths: Sequence[Path], labels: int, classes: int) -> tuple[Array, Array]:
+    """Images and labels of some files of rows: label bytes, of which the last counts, then three planes of 32 x 32."""
+    row = labels + _CIFAR_PIXELS
+    sizes = [path.stat().st_size for path in paths]
+    for path, size in zip(paths, sizes, strict=True):
+        if size == 0 or size % row:
+            raise FormatError(f"{path.name} has {size} bytes: CIFAR-{classes}'s binary files are multiples of {row}")
+    total = sum(sizes) // row
+    x, y = np.empty((total, 32, 32, 3), np.uint8), np.empty(total, np.int64)
+    start = 0
+    for path, size in zip(paths, sizes, strict=True):
+        raw = np.fromfile(path, np.uint8)
+        if raw.size != size:
+            raise FormatError(f"{path.name} changed while it was read")
+        rows = raw.reshape(-1, row)
+        here = slice(start, start + len(rows))
+        y[here] = rows[:, labels - 1]
+        if y[here].max() >= classes:
+            raise FormatError(
+                f"{path.name} holds the label {int(y[here].max())}: CIFAR-{classes} has 0 to {classes - 1}"
+            )
+        x[here] = rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        start += len(rows)
+    return x, y
 
 
 def read_idx_folder(root: Path) -> tuple[Array, Array, Array, Array]:

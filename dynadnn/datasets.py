@@ -10,10 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import Rng, as_array, check_finite, check_images, generator, positive_int, seed_of
+from ._batches import Source, data_of_batches
 from ._data import Augment, Data, Split, check_sample_weights, check_targets, fraction, split_data
-from ._readers import read_cifar10, read_idx_folder
+from ._readers import read_cifar10, read_cifar100, read_idx_folder
+from ._readers_audio import read_speech_commands
+from ._readers_folder import read_image_folder
+from ._readers_signals import read_har
 
-__all__ = ["Augment", "Data", "Split", "cifar10", "digits", "fashion_mnist", "from_arrays", "mnist", "shapes", "waves"]
+__all__ = [
+    "Augment",
+    "Data",
+    "Split",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "from_arrays",
+    "from_batches",
+    "har",
+    "image_folder",
+    "mnist",
+    "shapes",
+    "speech_commands",
+    "waves",
+]
 
 
 def digits(*, rng: Rng = None) -> Data:
@@ -61,6 +81,141 @@ def cifar10(root: str | Path, *, val: float = 0.1) -> Data:
     """
     x, y, test_x, test_y, names = read_cifar10(Path(root))
     return split_data(x, y, fraction(val, "val", len(x)), (test_x, test_y), 0, names=names, augment=Augment(True, 4))
+
+
+def cifar100(root: str | Path, *, val: float = 0.1) -> Data:
+    """CIFAR-100 with its 100 fine labels, from the files of its binary version.
+
+    Parameters
+    ----------
+    root : path
+        The folder with ``train.bin``, ``test.bin`` and ``fine_label_names.txt``, or its parent.
+    val : float, default 0.1
+        Fraction of the training images kept for validation, always the same ones; 0 leaves ``val`` empty.
+
+    Returns
+    -------
+    Data
+        Augmented by mirroring and crops; names are those of the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the files are not there.
+    FormatError
+        If a file is not what the binary version holds.
+    """
+    x, y, test_x, test_y, names = read_cifar100(Path(root))
+    return split_data(x, y, fraction(val, "val", len(x)), (test_x, test_y), 0, names=names, augment=Augment(True, 4))
+
+
+def image_folder(
+    root: str | Path,
+    size: int | tuple[int, int],
+    *,
+    val: float = 0.1,
+    test: float = 0.1,
+    rng: Rng = 0,
+) -> Data:
+    """Images in one folder per class; needs Pillow (``pip install pillow``).
+
+    Parameters
+    ----------
+    root : path
+        Holds a folder per class, or folders ``train``, and ``val`` and ``test`` if there are such, with those inside.
+    size : int or (height, width)
+        Images are scaled until they cover this, and their middle is cut out; all are kept in memory as RGB.
+    val, test : float, default 0.1
+        Fractions of the images, classes in proportion; of splits that have folders of their own nothing is taken.
+    rng : None, int or Generator, default 0
+        Decides the split.
+
+    Returns
+    -------
+    Data
+        uint8 images of shape (height, width, 3), without augmentation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are fewer than two classes, or one without images.
+    FormatError
+        If an image cannot be decoded, or ``val`` or ``test`` hold other classes.
+    ImportError
+        If Pillow is not installed.
+    """
+    sides = size if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size must be one side or (height, width), not {size!r}")
+    height, width = (positive_int(side, "size") for side in sides)
+    splits, names = read_image_folder(Path(root), (height, width))
+    x, y = splits["train"]
+    parts = [
+        splits[name] if name in splits else fraction(share, name, len(x))
+        for name, share in (("val", val), ("test", test))
+    ]
+    return split_data(x, y, parts[0], parts[1], seed_of(rng), names=names)
+
+
+def speech_commands(root: str | Path, *, classes: int | str = 12, rng: Rng = 0) -> Data:
+    """Google Speech Commands (Warden 2018, versions 1 and 2): spoken words of one second, as log-mel spectrograms.
+
+    Parameters
+    ----------
+    root : path
+        The folder with ``validation_list.txt``, ``testing_list.txt`` and one folder of WAV files (16 kHz, mono) per
+        word, or its parent. The lists decide the splits, so that no speaker is in two.
+    classes : 12 or "all", default 12
+        12: "silence" (cut from ``_background_noise_``), "unknown" (other words) and ten commands; of the first two a
+        tenth of the number of commands each. "all": every folder of a word is a class.
+    rng : None, int or Generator, default 0
+        Decides which silences and unknown words are taken.
+
+    Returns
+    -------
+    Data
+        float32 features, shape (49, 40): of 40 ms every 20 ms, ``(ln(power + 1e-6) + 6) / 4`` in 40 mel bands from 20
+        to 4,000 Hz (windows as in Zhang et al. 2017, Hello Edge).
+
+    Raises
+    ------
+    FileNotFoundError
+        If a list, a folder or a listed recording is not there.
+    FormatError
+        If a recording is no mono WAV file of 16 bits and 16 kHz, or truncated.
+    """
+    if isinstance(classes, bool) or classes not in (12, "all"):
+        raise ValueError(f"classes must be 12 or 'all', not {classes!r}")
+    seed = seed_of(rng)
+    splits, names = read_speech_commands(Path(root), classes == "all", seed)
+    return split_data(*splits["train"], splits["val"], splits["test"], seed, names=names)
+
+
+def har(root: str | Path, *, val: float = 0.1) -> Data:
+    """UCI HAR (Anguita et al. 2013): six activities of 30 people, from the inertial signals of a phone.
+
+    Parameters
+    ----------
+    root : path
+        The folder ``UCI HAR Dataset``, or its parent.
+    val : float, default 0.1
+        About this fraction of the training windows is kept for validation: whole people, always the same ones.
+
+    Returns
+    -------
+    Data
+        float32 signals, shape (128, 9): body acceleration, angular velocity and total acceleration along x, y and z, as
+        published (g and rad/s). The test split is the published one; no person is in two splits.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is not there.
+    FormatError
+        If a file is truncated, or rows and labels do not go together.
+    """
+    (x, y, people), (test_x, test_y, _), names = read_har(Path(root))
+    return split_data(x, y, fraction(val, "val", len(x)), (test_x, test_y), 0, names=names, groups=people)
 
 
 def mnist(root: str | Path, *, val: float = 0.1) -> Data:
@@ -165,6 +320,63 @@ def from_arrays(
     return split_data(
         x, y, parts[0], parts[1], seed_of(rng), names=names, weight=weight, groups=keys, stratify=stratify
     )
+
+
+def from_batches(
+    train: Source,
+    val: Any,
+    *,
+    shape: tuple[int, ...],
+    outputs: int,
+    n: int,
+    names: Sequence[str] | None = None,
+) -> Data:
+    """Make a data set of batches that arrive one after another, for images that do not fit in memory.
+
+    Parameters
+    ----------
+    train : function of the epoch, or iterable
+        ``train(epoch)`` gives batches (x, y) or (x, y, weight) of any sizes, as NumPy arrays or tensors on the CPU, in
+        the order in which they are trained on; `fit` cuts them to its own batch size. A ``torch.utils.data.DataLoader``
+        does, since it starts anew every time. Training that resumes calls ``train`` for the epoch it was in and leaves
+        out what it has seen, so the same epoch should give the same batches.
+    val : Split, (x, y), function, iterable or None
+        Images for the figures of every epoch, read once and kept in memory.
+    shape : tuple of int
+        Of one image: (h, w, c), (time, channels) or (features,). Channels come last.
+    outputs : int
+        Classes, or columns of y.
+    n : int
+        Images per epoch; what an epoch gives beyond them is not used.
+    names : sequence of str, optional
+        Names of the classes, or of the columns of y.
+
+    Returns
+    -------
+    Data
+        ``data.train`` holds the first 512 images of epoch 0 only, in memory: statistics for preprocessing and
+        calibration come from them, so they should be mixed. ``data.test`` is empty, and images are not augmented.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For batches of another type or shape, and for channels that come first.
+    NonFiniteError
+        For NaN or infinity in x or y.
+
+    Examples
+    --------
+    >>> def train(epoch):
+    ...     draw = np.random.default_rng(epoch)
+    ...     for _ in range(4):
+    ...         x = draw.standard_normal((25, 6), np.float32)
+    ...         yield x, (x[:, 0] > 0).astype(np.int64)
+    >>> from_batches(train, None, shape=(6,), outputs=2, n=100)
+    Data(shape=(6,), outputs=2, train=100, val=0, test=0)
+    """
+    if names is not None and len(names) != outputs:
+        raise ValueError(f"names has {len(names)} entries for {outputs} outputs")
+    return data_of_batches(train, val, tuple(shape), outputs, n, None if names is None else tuple(map(str, names)))
 
 
 def shapes(n: int = 2000, size: int = 16, classes: int = 4, *, rng: Rng = 0) -> Data:
