@@ -43,7 +43,8 @@ class Sandwich:
         widths per channel space.
     targets : "widest" or "teacher", default "widest"
         What narrower points learn from: the outputs of the widest in the same step, or what the widest itself
-        learns from (labels, and the teacher where there is one).
+        learns from (labels, and the teacher where there is one). `fit` by MSE, Huber or a function takes targets for
+        all points, since the widest knows no more than they do.
     """
 
     random: int = 2

@@ -415,9 +415,10 @@ class Network:
         metrics : sequence of str or function
             Of classes: "accuracy" (with "accuracy_interval", 95 %, Wilson), "loss", "error", "top5", "f1" (the same as
             "f1_macro": the mean over classes), "f1_micro", "balanced_accuracy", "auroc" (of several classes one
-            against the rest, their mean), "calibration_error". Of several labels, y of bytes 0 and 1, shape (n,
-            outputs): "accuracy" (all labels of an image right), "error", "label_accuracy", "loss", "f1" and "f1_macro"
-            (mean over labels), "f1_micro", "auroc" (mean over labels). Of targets: "loss" and "mse", "rmse", "mae".
+            against the rest, their mean), "calibration_error". Of several labels, y of 0 and 1, shape (n, outputs), in
+            bytes or booleans, or in float32 for a network trained with `BCE`: "accuracy" (all labels of an image
+            right), "error", "label_accuracy", "loss", "f1" and "f1_macro" (mean over labels), "f1_micro", "auroc" (mean
+            over labels). Of targets: "loss" and "mse", "rmse", "mae".
             Functions take (outputs, y) and return a number.
 
         Returns
@@ -433,7 +434,19 @@ class Network:
         return evaluate_outputs(self._outputs(x, point), y, metrics, self.task)
 
     def report(self, split: Split | tuple[Any, Any], point: Any = None) -> Report | LabelReport | TargetReport:
-        """Figures per class, per label or per target of one point on a split, with what they are mistaken for."""
+        """Figures per class, per label or per target of one point on a split.
+
+        Returns
+        -------
+        Report, LabelReport or TargetReport
+            Of classes with the confusion matrix and the calibration error, of several labels, or of targets; all have
+            ``metrics`` and ``table(names)``, and print themselves.
+
+        Raises
+        ------
+        ValueError
+            For an empty split, or labels beyond the outputs.
+        """
         x, y = self._labelled(split)
         return make_report(self._outputs(x, point), y, task_of(y, self.task))
 

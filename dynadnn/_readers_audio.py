@@ -125,7 +125,9 @@ def _parts(folder: Path, words: Sequence[str]) -> dict[str, list[Path]]:
     for part, name in (("val", "validation_list.txt"), ("test", "testing_list.txt")):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{name} missing in {str(folder)!r}")
-        listed[part] = {line.strip() for line in (folder / name).read_text().splitlines() if line.strip()}
+        listed[part] = {
+            line.strip() for line in (folder / name).read_text(errors="replace").splitlines() if line.strip()
+        }
     both = listed["val"] & listed["test"]
     if both:
         raise FormatError(f"{min(both)!r} is in validation_list.txt and in testing_list.txt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def _find(root: Path) -> Path:
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
-    rows = [line.split() for line in _text(path).splitlines() if line.strip()]
+    _check_end(path)
+    rows = [line.split() for line in path.read_text(errors="replace").splitlines() if line.strip()]
     if [row[0] for row in rows] != [str(k + 1) for k in range(_NAMES)] or any(len(row) != 2 for row in rows):
         raise FormatError(f"{str(path)!r} must hold the numbers 1 to {_NAMES}, each with a name")
     return tuple(row[1].lower() for row in rows)
@@ -62,24 +64,29 @@ def _read_part(folder: Path, part: str) -> tuple[Array, Array, Array]:
     return x, labels.astype(np.int64) - 1, subjects
 
 
-def _text(path: Path) -> str:
+def _check_end(path: Path) -> None:
+    """Require the line end that published files end with: what lacks it was cut off, perhaps within a number."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} missing in {str(path.parent)!r}")
-    text = path.read_text(errors="replace")
-    if not text.endswith("\n"):  # the published files end so: what does not was cut off, perhaps within a number
-        raise FormatError(f"{str(path)!r} does not end with a line end: it is empty or truncated")
-    return text
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        if file.read() != b"\n":
+            raise FormatError(f"{str(path)!r} does not end with a line end: it is empty or truncated")
 
 
 def _numbers(path: Path, columns: int) -> NDArray[np.float64]:
     """Finite numbers of a text file, one row a line."""
-    lines = [line for line in _text(path).splitlines() if line.strip()]
+    _check_end(path)
     try:
-        values = np.loadtxt(lines, np.float64, ndmin=2, comments=None)
+        with warnings.catch_warnings(), open(path, encoding="ascii", errors="replace") as file:
+            warnings.simplefilter("ignore", UserWarning)  # of a file of empty lines
+            values = np.loadtxt(file, np.float64, ndmin=2, comments=None)
     except ValueError as error:
         raise FormatError(f"{str(path)!r} is no table of numbers: {error}") from None
-    if values.shape[0] != len(lines) or not lines or values.shape[1] != columns:
-        raise FormatError(f"{str(path)!r} has rows of {values.shape[-1]} numbers: they must have {columns}")
+    if len(values) == 0 or values.shape[1] != columns:
+        raise FormatError(
+            f"{str(path)!r} has {len(values)} rows of {values.shape[1]} numbers: rows must have {columns}"
+        )
     if not np.isfinite(values).all():
         raise FormatError(f"{str(path)!r} holds NaN or infinity")
     return values

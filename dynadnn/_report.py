@@ -92,10 +92,8 @@ class LabelReport:
 
         (_, extra), (lost, hits) = self.confusion.transpose(1, 2, 0).astype(float)
         with np.errstate(invalid="ignore"):
-            precision, recall = (
-                hits / np.where(hits + extra, hits + extra, np.nan),
-                hits / np.where(hits + lost, hits + lost, np.nan),
-            )
+            precision = hits / np.where(hits + extra, hits + extra, np.nan)
+            recall = hits / np.where(hits + lost, hits + lost, np.nan)
             f1 = 2 * hits / np.where(2 * hits + extra + lost, 2 * hits + extra + lost, np.nan)
         columns = [precision, recall, f1, self.auroc, (hits + lost).astype(int)]
         labels = names or [str(k) for k in range(len(hits))]

@@ -230,7 +230,7 @@ HAR_DAMAGE = {
         "test/Inertial Signals/total_acc_z_test.txt",
         lambda t: "".join(line[:-16] + "\n" for line in t.splitlines()),
         dn.FormatError,
-        "rows of 127 numbers: they must have 128",
+        "12 rows of 127 numbers: rows must have 128",
     ),
     "uneven rows": (
         "test/Inertial Signals/total_acc_z_test.txt",
@@ -245,6 +245,7 @@ HAR_DAMAGE = {
         "NaN or infinity",
     ),
     "a label beyond 6": ("train/y_train.txt", lambda t: "7" + t[1:], dn.FormatError, "labels other than 1 to 6"),
+    "empty lines alone": ("train/y_train.txt", lambda t: "\n\n", dn.FormatError, "0 rows"),
     "no labels": ("train/y_train.txt", lambda t: "", dn.FormatError, "empty or truncated"),
     "a person in both parts": ("test/subject_test.txt", lambda t: "3" + t[1:], dn.FormatError, r"subjects \[3\]"),
     "people that are missing": ("test/subject_test.txt", lambda t: t[2:], dn.FormatError, "11 subjects but 12 labels"),
