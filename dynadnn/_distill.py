@@ -84,7 +84,8 @@ def distill(
         A larger network that is trained beside the student, on the teacher; the student learns from it too, until
         `EarlyHalting` stops it.
     options
-        All options of `fit`: method, halting, schedule, callbacks, checkpoint, rng and so on.
+        All options of `fit`: loss (all but functions, see `KD`), method, halting, schedule, callbacks, checkpoint, rng
+        and so on.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def distill(
     Raises
     ------
     ValueError
-        If the teacher's outputs do not fit.
+        If the teacher's outputs do not fit, or images arrive in batches and the teacher is an array or is to be halted.
 
     Warns
     -----

@@ -62,7 +62,7 @@ def fit(
     ----------
     net : Network
     data : Data
-        Images of ``data.train``; the last batch that is not full is dropped.
+        Images of ``data.train``, or what `from_batches` gives; the last batch that is not full is dropped.
     epochs : int
     val : Split or (x, y), optional
         For the figures of every epoch; ``data.val`` without.
