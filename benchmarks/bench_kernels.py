@@ -44,7 +44,9 @@ class Case(NamedTuple):
 
     @property
     def goal(self) -> float | None:
-        """Share of the probe, from the loads and the epilogue that such a layer cannot do without."""
+        """Share of the int8 probe, from the loads and the epilogue that such a layer cannot do without."""
+        if self.type != "s8":
+            return None
         narrow = min(self.inputs, self.outputs)
         if self.op == "conv" and self.kernel == 3:
             return next((goal for least, goal in ((64, 0.93), (32, 0.90), (16, 0.80)) if narrow >= least), None)

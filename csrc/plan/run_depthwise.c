@@ -84,8 +84,8 @@ static void run_band(const rows *r, const band *b) {
         }
 }
 
-/* A kernel prepares the weights of 16 channels once per call; more rows than the nearest cache holds would come back for the next 16. */
-enum { NEAR = 1 << 14 };
+/* A kernel prepares the weights of 16 channels once per call; more rows than a near cache holds would come back for the next 16. */
+enum { NEAR = 1 << 15 };
 static int32_t rows_together(const dn_step *step) {
     int32_t fit = NEAR / (step->in.row * step->in.size);
     return fit < 1 ? 1 : fit;
