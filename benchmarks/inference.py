@@ -84,7 +84,8 @@ def allowed_error(precision: str, errors: dict[str, float]) -> float:
     """How far our outputs may be from the float network's: other engines quantise and round too."""
     if precision == "fp32":
         return 1e-3
-    others = [error for name, error in errors.items() if name != "dynadnn"]
+    # CPUs without bfloat16 instructions: an engine that then computes in fp32 sets no measure for rounding.
+    others = [error for name, error in errors.items() if name != "dynadnn" and (precision == "int8" or error > 1e-4)]
     return max(0.02, 2 * min(others, default=0.05))
 
 

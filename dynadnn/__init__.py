@@ -31,6 +31,7 @@ _HOME = {
     "Objective": "_explore",
     "Preprocess": "_preprocess",
     "Record": "_record",
+    "Runs": "_repeat",
     "SGD": "_optimizers",
     "Sandwich": "_methods",
     "SinglePath": "_methods",
@@ -47,6 +48,7 @@ _HOME = {
     "plot_fronts": "_front",
     "profile_device": "_device",
     "quantize": "_quantize",
+    "repeat": "_repeat",
     "show_config": "_show",
     "tune": "_tune",
 }

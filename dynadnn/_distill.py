@@ -151,6 +151,7 @@ _DEFAULTS: dict[str, Any] = {
     "batch": 128,
     "augment": "auto",
     "clip_norm": None,
+    "ema": None,
     "precision": "fp32",
     "frozen": None,
     "halting": None,
@@ -163,7 +164,7 @@ _DEFAULTS: dict[str, Any] = {
     "threads": None,
     "rng": None,
 }
-_MISSING = {"ema": None, "arithmetic": None, "qat": None, "continue_from": None}
+_MISSING = {"arithmetic": None, "qat": None, "continue_from": None}
 
 
 def _ready(net: Network) -> bool:

@@ -45,6 +45,7 @@ class Settings:
     batch: int
     augment: Augment | None
     clip_norm: float | None
+    ema: float | None
     frozen: tuple[str, ...] | None
     halting: EarlyHalting | None
     callbacks: tuple[Callback, ...]
@@ -105,7 +106,12 @@ class Loop:
         self.steps_per_epoch = self.images // settings.batch
         self.rate = Rate(settings.schedule, settings.optimizer, self.steps_per_epoch * settings.epochs)
         self.session = Session(
-            net, batch=settings.batch, threads=settings.threads, seed=settings.seed, frozen=settings.frozen
+            net,
+            batch=settings.batch,
+            threads=settings.threads,
+            seed=settings.seed,
+            frozen=settings.frozen,
+            ema=settings.ema,
         )
         self.names = list(net.points)
         self.task = task_of(self.train.y, LABELS if isinstance(settings.loss, BCE) else None)
@@ -395,7 +401,7 @@ class Loop:
             key: getattr(s, key)
             for key in ("epochs", "method", "loss", "metrics", "optimizer", "schedule", "batch", "augment", "clip_norm")
         }
-        options |= {"frozen": s.frozen, "halting": s.halting, "on_nonfinite": s.on_nonfinite}
+        options |= {"ema": s.ema, "frozen": s.frozen, "halting": s.halting, "on_nonfinite": s.on_nonfinite}
         found = {key: _checkpoint.describe(value) for key, value in options.items()}
         found["graph"] = _checkpoint.digest(spec_json(self.net))
         found["points"] = repr({name: (p.widths, p.depth) for name, p in self.net.points.items()})

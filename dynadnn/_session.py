@@ -57,7 +57,7 @@ class Session:
         threads: int,
         seed: int,
         frozen: Iterable[str] | None,
-        precision: str = "fp32",
+        ema: float | None = None,
     ) -> None:
         if net.quantised:
             raise UnsupportedError("this network is quantised: train the float network, then dn.quantize it again")
@@ -81,6 +81,8 @@ class Session:
             if subnet in net.tables:
                 self.trainer.set_stats(slot, net.tables[subnet].mean, net.tables[subnet].variance)
         self._nodes = [i for i, node in enumerate(net._spec.nodes) if f"{node.name}.weight" in net.weights]
+        self.ema = ema
+        self._average = self._params() if ema is not None else {}
 
     def forward(self, x: NDArray[Any], subnet: Subnet, step: int, number: int = 0) -> F32:
         """Return the outputs of one pass in training mode."""
@@ -98,21 +100,36 @@ class Session:
 
     def commit(self, optimizer: Optimizer, lr: float, momentum: float, clip_norm: float | None) -> float:
         """Apply the gradients; the norm they had."""
-        return float(self.trainer.commit(**optimizer.update(lr, momentum), clip_norm=clip_norm or 0.0))
+        norm = float(self.trainer.commit(**optimizer.update(lr, momentum), clip_norm=clip_norm or 0.0))
+        if self.ema is not None:
+            steps = self.trainer.steps
+            share = np.float32(1 - min(self.ema, (1 + steps) / (10 + steps)))  # the first steps count less
+            for key, value in self._params().items():
+                average = self._average[key]
+                average += share * (value - average)
+        return norm
+
+    def _params(self) -> dict[str, F32]:
+        """Weights of the last finished step."""
+        found: dict[str, F32] = {}
+        for i in self._nodes:
+            for kind, value in zip(("weight", "bias"), self.trainer.get_params(i), strict=True):
+                if value is not None:
+                    found[f"{i}/{kind}"] = value
+        return found
 
     def diagnose(self) -> str:
         """First layer with a value that is not finite, as text."""
         return str(self.trainer.diagnose() or "no layer of the last pass holds NaN or infinity")
 
     def export(self) -> None:
-        """Give the network the weights of the last finished step, and the running statistics."""
+        """Give the network the weights of the last finished step, or their average, and the running statistics."""
         net, weights = self.net, {}
-        for i in self._nodes:
-            name = net._spec.nodes[i].name
-            for kind, value in zip(("weight", "bias"), self.trainer.get_params(i), strict=True):
-                key = f"{name}.{kind}"
-                if value is not None and key in net.weights:
-                    weights[key] = value.reshape(net.weights[key].shape)
+        for place, value in (self._params() if self.ema is None else self._average).items():
+            number, kind = place.split("/")
+            key = f"{net._spec.nodes[int(number)].name}.{kind}"
+            if key in net.weights:
+                weights[key] = value.reshape(net.weights[key].shape).copy()
         net._set_weights(weights)
         net._set_tables(
             {s: Tables(*self.trainer.get_stats(slot)) for s, slot in self._slots.items()} if net._needs_tables else {}
@@ -121,10 +138,9 @@ class Session:
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything a resumed run needs, as arrays."""
         arrays: dict[str, NDArray[Any]] = {"steps": np.array([self.trainer.steps], np.int64)}
+        arrays |= self._params()
+        arrays |= {f"average/{key}": value.copy() for key, value in self._average.items()}
         for i in self._nodes:
-            for kind, value in zip(("weight", "bias"), self.trainer.get_params(i), strict=True):
-                if value is not None:
-                    arrays[f"{i}/{kind}"] = value
             for kind, value in zip(("weight1", "weight2", "bias1", "bias2"), self.trainer.get_moments(i), strict=True):
                 if value is not None:
                     arrays[f"{i}/{kind}"] = value
@@ -142,6 +158,7 @@ class Session:
         for slot in range(len(self.points)):
             self.trainer.set_stats(slot, arrays[f"mean/{slot}"], arrays[f"variance/{slot}"])
         self.trainer.steps = int(arrays["steps"][0])
+        self._average = {key: np.array(arrays[f"average/{key}"]) for key in self._average}
 
 
 def frozen_nodes(net: Network, frozen: Iterable[str] | None) -> NDArray[np.uint8] | None:

@@ -85,6 +85,9 @@ def fit(
         "auto" is what the data set says.
     clip_norm : float, optional
         Largest norm of all gradients together.
+    ema : float, optional
+        Decay of an exponential moving average of the weights, below 1, for example 0.999: what is validated and what
+        the network ends with is the average (the first steps decay faster). Batch norms end with statistics of it.
     frozen : sequence of str, optional
         Layers that are not updated, or what their names begin with before a dot.
     halting : EarlyHalting, optional
@@ -125,7 +128,7 @@ def fit(
     >>> history.epochs
     2
     """
-    missing = {"ema": ema, "arithmetic": arithmetic, "qat": qat, "continue_from": continue_from}
+    missing = {"arithmetic": arithmetic, "qat": qat, "continue_from": continue_from}
     options = {
         "epochs": epochs,
         "val": val,
@@ -137,6 +140,7 @@ def fit(
         "batch": batch,
         "augment": augment,
         "clip_norm": clip_norm,
+        "ema": ema,
         "precision": precision,
         "frozen": frozen,
         "halting": halting,
@@ -235,6 +239,7 @@ def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str
         batch=batch,
         augment=augment,
         clip_norm=clip,
+        ema=_ema(options["ema"]),
         frozen=None if frozen is None else (frozen,) if isinstance(frozen, str) else tuple(frozen),
         halting=halting,
         callbacks=tuple(options["callbacks"]),
@@ -247,6 +252,14 @@ def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str
         seed=seed_of(rng),
         fresh=not isinstance(rng, int | np.integer),
     )
+
+
+def _ema(decay: Any) -> float | None:
+    if decay is None:
+        return None
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1:
+        raise ValueError(f"ema must be above 0 and below 1, for example 0.999, not {decay!r}")
+    return float(decay)
 
 
 def _augment(augment: Any, data: Data, notes: list[str]) -> Augment | None:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import dynadnn as dn
+from dynadnn._distill import _DEFAULTS
 from dynadnn._methods import Sandwich
 from dynadnn._optimizers import Rate
+from dynadnn._train import make_loop
 
 DATA = dn.datasets.digits(rng=0)
 QUIET = {"progress": False, "rng": 0, "augment": None}
@@ -390,7 +392,6 @@ UNSUPPORTED = {
     "precision": "bf16",
     "qat": 8,
     "arithmetic": "swalp",
-    "ema": 0.99,
     "continue_from": "x",
     "on_nonfinite": "rollback",
 }
@@ -400,6 +401,46 @@ UNSUPPORTED = {
 def test_what_is_not_built_is_named(name):
     with pytest.raises(dn.UnsupportedError, match=name):
         dn.fit(make(), DATA, epochs=1, **{name: UNSUPPORTED[name]}, **QUIET)
+
+
+def test_a_moving_average_is_that_of_the_weights_of_every_step():
+    seen = []
+
+    class Watch(dn.Callback):
+        def on_step_end(self, logs):
+            seen.append(loop.session._params())
+
+    net = make()
+    loop = make_loop(
+        net, DATA, None, {}, **{**_DEFAULTS, "epochs": 1, "batch": 100, "ema": 0.5, "callbacks": (Watch(),), **QUIET}
+    )
+    start = {key: value.copy() for key, value in loop.session._average.items()}
+    loop.run()
+    for key, average in start.items():
+        for step, params in enumerate(seen, start=1):
+            average = average + np.float32(1 - min(0.5, (1 + step) / (10 + step))) * (params[key] - average)
+        number, kind = key.split("/")
+        name = f"{net._spec.nodes[int(number)].name}.{kind}"
+        if name in net.weights:
+            np.testing.assert_allclose(net.weights[name].ravel(), average, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_run_with_a_moving_average_resumes_with_the_same_bits(tmp_path):
+    path, options = tmp_path / "run.safetensors", {"batch": 100, "ema": 0.9, **QUIET, "rng": 3}
+    whole, broken = make(), make()
+    dn.fit(whole, DATA, epochs=2, **options)
+    with pytest.raises(KeyboardInterrupt):
+        dn.fit(broken, DATA, epochs=2, checkpoint=path, callbacks=(StopAt(5),), **options)
+    again = make()
+    dn.fit(again, DATA, epochs=2, checkpoint=path, **options)
+    for key, value in whole.weights.items():
+        np.testing.assert_array_equal(again.weights[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("decay", [0, 1, -0.5, 2, "0.9", True])
+def test_a_moving_average_that_cannot_be_is_refused(decay):
+    with pytest.raises(ValueError, match="ema must be above 0"):
+        dn.fit(make(), DATA, epochs=1, ema=decay, **QUIET)
 
 
 def test_training_a_quantised_network_is_not_built():
