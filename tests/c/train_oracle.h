@@ -11,6 +11,7 @@
 #include "train/train.h"
 
 enum { MAX_NODES = 64, IMAGES = 5, TRIALS = 7 };
+static int trials = TRIALS; /* entries of a parameter array that finite differences are taken of; so many are drawn in any case, and the networks stay the same */
 
 /* ---- networks ---- */
 
