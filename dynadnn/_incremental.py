@@ -109,12 +109,6 @@ def put_statistics(net: Network, part: Network, group: int, tables: Tables) -> T
     return Tables(mean, variance)
 
 
-def _frozen_outputs(net: Network, point: Subnet, threads: int) -> Callable[[NDArray[Any]], F32]:
-    """Return a function of images: outputs of the groups that are trained."""
-    engine = net.slice(point).compile(threads=threads)
-    return lambda x: engine(x)
-
-
 def fit_groups(net: Network, make_loop: MakeLoop, options: Mapping[str, Any], seed: int) -> History:
     """Train every group of a network in turn, each for all epochs; the network is changed.
 
@@ -144,7 +138,7 @@ def fit_groups(net: Network, make_loop: MakeLoop, options: Mapping[str, Any], se
         part = cut_group(net, group)
         loop = make_loop(part, _options_of(options, group, seed, whole.seconds))
         if group:
-            loop.offset = _frozen_outputs(net, prefixes[group - 1], thread_count(options["threads"]))
+            loop.offset = net.slice(prefixes[group - 1]).compile(threads=thread_count(options["threads"]))
         loop.progress.say(f"group {group + 1} of {groups}")
         try:
             history = loop.run()
