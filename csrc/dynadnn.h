@@ -243,6 +243,7 @@ typedef struct dn_trainer_options {
     int32_t stat_slots;  /* sets of running batch-norm statistics, one per named point */
     float stat_momentum; /* running = (1 - m) * running + m * batch; 0.1 */
     uint64_t seed;       /* dropout */
+    int32_t bf16;        /* not 0: tensors, their gradients and the weights layers read are rounded to bfloat16 */
 } dn_trainer_options;
 
 /* Copies the float parameters (params[i].weight and .bias; codes are refused). frozen: per node 1 = no update (NULL: none). graph must outlive the trainer. */

@@ -164,6 +164,7 @@ class Trainer:
         seed: int = 0,
         frozen: _U8 | None = None,
         input_table: _F32 | None = None,
+        bf16: bool = False,
     ) -> Self: ...
     def forward(
         self, x: _U8 | _F32, active: _I32, slot: int = -1, step: int = 0, depth: _I32 | None = None

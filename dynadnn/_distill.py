@@ -219,7 +219,12 @@ class Distillation:
             self._check_trainee(trainee)
             trainee._set_task(self.task)
             self.session = Session(
-                trainee, batch=settings.batch, threads=settings.threads, seed=settings.seed + 1, frozen=None
+                trainee,
+                batch=settings.batch,
+                threads=settings.threads,
+                seed=settings.seed + 1,
+                frozen=None,
+                bf16=settings.precision == "bf16",
             )
         self.trainee_halted = trainee is None
         self.trainee_losses: list[float] = []

@@ -46,6 +46,7 @@ class Settings:
     augment: Augment | None
     clip_norm: float | None
     ema: float | None
+    precision: str
     frozen: tuple[str, ...] | None
     halting: EarlyHalting | None
     callbacks: tuple[Callback, ...]
@@ -112,6 +113,7 @@ class Loop:
             seed=settings.seed,
             frozen=settings.frozen,
             ema=settings.ema,
+            bf16=settings.precision == "bf16",
         )
         self.names = list(net.points)
         self.task = task_of(self.train.y, LABELS if isinstance(settings.loss, BCE) else None)
@@ -401,7 +403,13 @@ class Loop:
             key: getattr(s, key)
             for key in ("epochs", "method", "loss", "metrics", "optimizer", "schedule", "batch", "augment", "clip_norm")
         }
-        options |= {"ema": s.ema, "frozen": s.frozen, "halting": s.halting, "on_nonfinite": s.on_nonfinite}
+        options |= {
+            "ema": s.ema,
+            "precision": s.precision,
+            "frozen": s.frozen,
+            "halting": s.halting,
+            "on_nonfinite": s.on_nonfinite,
+        }
         found = {key: _checkpoint.describe(value) for key, value in options.items()}
         found["graph"] = _checkpoint.digest(spec_json(self.net))
         found["points"] = repr({name: (p.widths, p.depth) for name, p in self.net.points.items()})

@@ -58,6 +58,7 @@ class Session:
         seed: int,
         frozen: Iterable[str] | None,
         ema: float | None = None,
+        bf16: bool = False,
     ) -> None:
         if net.quantised:
             raise UnsupportedError("this network is quantised: train the float network, then dn.quantize it again")
@@ -76,6 +77,7 @@ class Session:
             seed=seed,
             frozen=frozen_nodes(net, frozen),
             input_table=net._input_table(),
+            bf16=bf16,
         )
         for subnet, slot in self._slots.items():
             if subnet in net.tables:

@@ -389,7 +389,6 @@ def test_steps_that_are_not_finite_may_be_skipped():
 
 
 UNSUPPORTED = {
-    "precision": "bf16",
     "qat": 8,
     "arithmetic": "swalp",
     "continue_from": "x",

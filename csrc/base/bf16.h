@@ -20,4 +20,14 @@ static inline uint16_t dn_bf16_round(float value) {
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* The same, widened again, in a form that compilers turn into vectors. */
+static inline float dn_bf16_nearest(float value) {
+    uint32_t bits, kept;
+    memcpy(&bits, &value, sizeof bits);
+    kept = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+    kept &= 0xffff0000;
+    memcpy(&value, &kept, sizeof value);
+    return value;
+}
+
 #endif

@@ -392,6 +392,7 @@ typedef struct dn_train_f32 {
     /* out[channels] = sum over rows x columns of x. */
     void (*column_sums)(const float *x, ptrdiff_t x_row, size_t rows, size_t columns, size_t channels, float *out);
     void (*add)(float *out, const float *x, size_t count);
+    void (*round_bf16)(float *x, size_t count); /* to nearest, ties to even; a NaN stays one */
     /* out[channel] += sum over rows x columns of x * y; out = out + x * w per channel: the two gradients of one tap of a depthwise convolution. */
     void (*product_sums)(const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const float *y, ptrdiff_t y_row, ptrdiff_t y_step, size_t rows, size_t columns, size_t channels, float *out);
     void (*add_scaled)(float *out, ptrdiff_t out_row, ptrdiff_t out_step, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const float *w, size_t rows, size_t columns,

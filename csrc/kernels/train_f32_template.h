@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "base/bf16.h"
 #include "kernels/kernels.h"
 
 #define PASTE2(a, b) a##b
@@ -107,6 +108,10 @@ KERNEL void add(float *out, const float *x, size_t count) {
     for (; i < count; i++) out[i] += x[i];
 }
 
+KERNEL void round_bf16(float *x, size_t count) {
+    for (size_t i = 0; i < count; i++) x[i] = dn_bf16_nearest(x[i]);
+}
+
 KERNEL void product_sums(const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const float *y, ptrdiff_t y_row, ptrdiff_t y_step, size_t rows, size_t columns, size_t channels,
                          float *out) {
 #define BLOCK(N, K) N(product_sums_block)(K, x + c, x_row, x_step, y + c, y_row, y_step, rows, columns, out + c)
@@ -168,6 +173,7 @@ const dn_train_f32 PASTE(dn_train_f32_, ISA) = {
     .normgrad = normgrad,
     .column_sums = column_sums,
     .add = add,
+    .round_bf16 = round_bf16,
     .product_sums = product_sums,
     .add_scaled = add_scaled,
     .max_gradient = max_gradient,

@@ -93,14 +93,16 @@ static int make_trainer(trainer_object *self, PyObject *params, PyObject *frozen
 }
 
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"graph", "params", "batch", "threads", "isa", "stat_slots", "stat_momentum", "seed", "frozen", "input_table", NULL};
+    static char *names[] = {"graph", "params", "batch", "threads", "isa", "stat_slots", "stat_momentum", "seed", "frozen", "input_table", "bf16", NULL};
     PyObject *graph, *params, *isa = NULL, *frozen = NULL, *table = NULL;
     unsigned long long seed = 0;
+    int bf16 = 0;
     dn_trainer_options options = {.batch = 128, .threads = 1, .stat_slots = 1, .stat_momentum = 0.1f};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$iiOifKOO:Trainer", names, &graph, &params, &options.batch, &options.threads, &isa, &options.stat_slots, &options.stat_momentum,
-                                     &seed, &frozen, &table))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$iiOifKOOp:Trainer", names, &graph, &params, &options.batch, &options.threads, &isa, &options.stat_slots, &options.stat_momentum,
+                                     &seed, &frozen, &table, &bf16))
         return NULL;
     options.seed = seed;
+    options.bf16 = bf16;
     if (dn_py_isa(isa, &options.isa) < 0) return NULL;
     trainer_object *self = (trainer_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;
@@ -395,7 +397,7 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, trainer_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, getset},
-    {Py_tp_doc, "Trainer(graph, params, *, batch=128, threads=1, isa=None, stat_slots=1, stat_momentum=0.1, seed=0, frozen=None, input_table=None)\n--\n\nTrains one network."},
+    {Py_tp_doc, "Trainer(graph, params, *, batch=128, threads=1, isa=None, stat_slots=1, stat_momentum=0.1, seed=0, frozen=None, input_table=None, bf16=False)\n--\n\nTrains one network."},
     {0, NULL},
 };
 

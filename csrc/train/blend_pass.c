@@ -25,6 +25,7 @@ void dn_blend_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, fl
         .slope = unit->slope,
     };
     trainer->kernels.train_f32->norm(&job);
+    dn_round_rows(trainer, out, rows, out_row, job.columns * job.channels);
 }
 
 /* Where the activation's own value tells on which side of its kinks it was. */
@@ -78,6 +79,7 @@ void dn_blend_normgrad(dn_trainer *trainer, const dn_unit *unit, const float *g,
         .c = norm->c,
     };
     trainer->kernels.train_f32->normgrad(&job);
+    dn_round_rows(trainer, out, rows, out_row, job.columns * job.channels);
 }
 
 /* Calls body with the dense channel d and the full-width channel f of every active channel. */

@@ -44,7 +44,7 @@ static void transpose_cut(dn_layer *layer, const dn_cut *cut) {
     }
 }
 
-void dn_layer_refresh(dn_layer *layer, bool transposed) {
+void dn_layer_refresh(const dn_trainer *trainer, dn_layer *layer, bool transposed) {
     if (layer->hooks.weight) {
         dn_layer_get(layer, layer->weight.value, layer->natural);
         dn_hook_call call = {layer->index, -1, layer->natural, layer->node->channels, layer->taps, layer->group_in};
@@ -53,6 +53,11 @@ void dn_layer_refresh(dn_layer *layer, bool transposed) {
         layer->working = layer->hooked_weight;
     } else {
         layer->working = layer->weight.value;
+    }
+    if (layer->rounded) {
+        memcpy(layer->rounded, layer->working, layer->weight.count * sizeof(float));
+        dn_round_rows(trainer, layer->rounded, 1, 0, layer->weight.count);
+        layer->working = layer->rounded;
     }
     if (transposed && layer->kind != DN_LAYER_DEPTHWISE)
         for (int32_t k = 0; k < layer->cut_count; k++) transpose_cut(layer, &layer->cuts[k]);
@@ -148,6 +153,7 @@ dn_status dn_layer_new(dn_trainer *trainer, dn_layer *layer, int32_t index, cons
         DN_TRY(make_cuts(trainer, layer, input, err));
         DN_TRY(make_lists(trainer, layer, err));
     }
+    if (trainer->bf16) DN_TRY(DN_OWN(trainer, &layer->rounded, count + 16, err));
     return copy_params(layer, params, err);
 }
 

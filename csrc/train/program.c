@@ -197,7 +197,7 @@ static void bind_units(dn_trainer *trainer) {
         if (unit->kind != DN_UNIT_LAYER || trainer->sizing) continue;
         dn_layer *layer = &trainer->layers[trainer->layer_of[unit->node]];
         if (layer->stale) {
-            dn_layer_refresh(layer, true);
+            dn_layer_refresh(trainer, layer, true);
             layer->stale = false;
         }
         dn_layer_bind(trainer, layer, &trainer->values[unit->z], v);

@@ -40,11 +40,12 @@ static void run_unit(dn_trainer *trainer, int32_t tensor, size_t image, dn_scrat
     const dn_unit *unit = &trainer->units[tensor];
     switch (unit->kind) {
     case DN_UNIT_NONE: return;
-    case DN_UNIT_INPUT: read_input(trainer, image); return;
-    case DN_UNIT_LAYER: dn_layer_forward(trainer, unit, image, scratch); return;
-    case DN_UNIT_BLEND: dn_blend_forward(trainer, unit, image, dn_image(&trainer->values[tensor], image), 1, 0); return;
-    case DN_UNIT_OP: dn_op_forward(trainer, unit, image); return;
+    case DN_UNIT_INPUT: read_input(trainer, image); break;
+    case DN_UNIT_LAYER: dn_layer_forward(trainer, unit, image, scratch); break;
+    case DN_UNIT_BLEND: dn_blend_forward(trainer, unit, image, dn_image(&trainer->values[tensor], image), 1, 0); return; /* it rounds what it makes */
+    case DN_UNIT_OP: dn_op_forward(trainer, unit, image); break;
     }
+    dn_round_value(trainer, tensor, image);
 }
 
 static void run_hook(const dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image) {
@@ -54,8 +55,8 @@ static void run_hook(const dn_trainer *trainer, const dn_unit *unit, const dn_st
     layer->hooks.gradient(layer->hooks.context, &call);
 }
 
-/* One step on one image. */
-static void run_step(dn_trainer *trainer, const dn_step *step, size_t image, size_t split, dn_scratch *scratch) {
+/* One step on one image, before its result is rounded. */
+static void do_step(dn_trainer *trainer, const dn_step *step, size_t image, size_t split, dn_scratch *scratch) {
     const dn_unit *unit = &trainer->units[step->tensor];
     const dn_value *v = &trainer->values[step->tensor];
     switch (step->kind) {
@@ -75,6 +76,11 @@ static void run_step(dn_trainer *trainer, const dn_step *step, size_t image, siz
     case DN_STEP_LINEAR:
     case DN_STEP_WEIGHTS: return; /* phases of their own */
     }
+}
+
+static void run_step(dn_trainer *trainer, const dn_step *step, size_t image, size_t split, dn_scratch *scratch) {
+    do_step(trainer, step, image, split, scratch);
+    if (step->kind > DN_STEP_SEED) dn_round_gradient(trainer, step, image, scratch);
 }
 
 /* ---- what the next image of this worker will touch ---- */
@@ -139,6 +145,10 @@ static void block_task(void *context, size_t item, int worker) {
         const dn_step *step = &trainer->phase_steps[s];
         if (step->kind == DN_STEP_LINEAR) dn_linear_backward(trainer, &trainer->units[step->tensor], step, first, count);
         else dn_linear_forward(trainer, &trainer->units[step->tensor], first, count);
+        for (size_t i = first; i < first + count; i++) {
+            if (step->kind == DN_STEP_LINEAR) dn_round_gradient(trainer, step, i, &trainer->scratch[worker]);
+            else dn_round_value(trainer, step->tensor, i);
+        }
     }
 }
 

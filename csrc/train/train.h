@@ -82,6 +82,7 @@ typedef struct dn_layer {
 
     dn_train_hooks hooks;
     float *hooked_input, *hooked_weight, *natural;
+    float *rounded; /* working weights in bfloat16 training, else NULL */
 
     /* This pass. */
     int32_t in_active, out_active;
@@ -190,6 +191,7 @@ struct dn_trainer {
     const dn_graph *graph;
     dn_kernels kernels;
     int32_t batch, threads, slots_stat;
+    bool bf16;
     float stat_momentum;
     uint64_t seed;
     float *table; /* [channels][256] or NULL */
@@ -249,7 +251,7 @@ dn_status dn_layer_new(dn_trainer *trainer, dn_layer *layer, int32_t node, const
 size_t dn_layer_weight_index(const dn_layer *layer, int32_t output, int32_t tap, int32_t input); /* input within the group */
 void dn_layer_get(const dn_layer *layer, const float *packed, float *natural);
 void dn_layer_set(const dn_layer *layer, const float *natural, float *packed);
-void dn_layer_refresh(dn_layer *layer, bool transposed); /* working and transposed weights after a change */
+void dn_layer_refresh(const dn_trainer *trainer, dn_layer *layer, bool transposed); /* working and transposed weights after a change */
 
 /* layer_bind.c: the lists of a pass; ranges and sizes of values are set. */
 void dn_layer_bind(dn_trainer *trainer, dn_layer *layer, const dn_value *input, const dn_value *output);
@@ -301,6 +303,11 @@ void dn_blend_normgrad(dn_trainer *trainer, const dn_unit *unit, const float *g,
 void dn_norm_finish_forward(dn_trainer *trainer, dn_norm *norm, const dn_value *z);
 void dn_norm_finish_backward(dn_trainer *trainer, dn_norm *norm, const dn_value *z);
 void dn_norm_stage(dn_trainer *trainer, const dn_norm *norm, const dn_value *z, int32_t slot);
+
+/* round.c: nothing unless the trainer works in bfloat16. */
+void dn_round_rows(const dn_trainer *trainer, float *x, size_t rows, ptrdiff_t row, size_t count);
+void dn_round_value(const dn_trainer *trainer, int32_t tensor, size_t image);
+void dn_round_gradient(const dn_trainer *trainer, const dn_step *step, size_t image, dn_scratch *scratch);
 
 /* op_pass.c */
 void dn_op_forward(dn_trainer *trainer, const dn_unit *unit, size_t image);

@@ -241,6 +241,7 @@ dn_status dn_trainer_new(dn_trainer **out, const dn_graph *graph, const dn_param
     trainer->slots_stat = options->stat_slots;
     trainer->stat_momentum = options->stat_momentum;
     trainer->seed = options->seed;
+    trainer->bf16 = options->bf16 != 0;
     trainer->poll_ns = POLL_NS;
     dn_kernels_select(&trainer->kernels, dn_cpu_detect() & dn_isa_features(options->isa));
     dn_fpenv env = dn_fpenv_enter();
