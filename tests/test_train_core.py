@@ -121,16 +121,30 @@ def full(graph):
     return np.array([space[0] for space in graph.spaces], np.int32)
 
 
+def heavy():
+    """Convolutions with more weights than a cache holds, of which several images are done together."""
+    b = Builder(8, 8, 3)
+    x = b.add("relu", b.norm(b.conv(0, 64)))
+    x = b.add("relu", b.norm(b.conv(x, 128)))
+    x = b.add("relu", b.conv(x, 72))
+    y = b.add("relu", b.norm(b.conv(x, 128)))
+    x = b.add("relu", b.add("add", b.norm(b.conv(y, 72)), x))
+    b.linear(b.add("global_avg_pool", x), 7)
+    for i, node in enumerate(b.nodes):
+        if node["op"] in ("conv2d", "linear"):
+            node["channels"] = b.channels[i]
+    return b, _core.Graph(b.nodes, len(b.nodes) - 1)
+
+
 @pytest.fixture
 def batch():
     rng = np.random.default_rng(3)
     return rng.normal(size=(16, 12, 10, 3)).astype(np.float32), rng.integers(0, 7, 16)
 
 
-def test_loss_and_gradients_agree_with_torch(batch):
-    x, labels = batch
-    builder, graph = resnet()
-    trainer = _core.Trainer(graph, builder.params, batch=16, threads=2)
+def agree_with_torch(net, x, labels):
+    builder, graph = net
+    trainer = _core.Trainer(graph, builder.params, batch=len(x), threads=2)
     logits = trainer.forward(x, full(graph))
     loss, d = _core.cross_entropy(logits, labels)
     trainer.backward(d)
@@ -145,6 +159,16 @@ def test_loss_and_gradients_agree_with_torch(batch):
             if tensor is not None:
                 g = tensor.grad.numpy().ravel()
                 np.testing.assert_allclose(got, g, atol=1e-4 * np.abs(g).max(), rtol=1e-4)
+
+
+def test_loss_and_gradients_agree_with_torch(batch):
+    agree_with_torch(resnet(), *batch)
+
+
+@pytest.mark.parametrize("images", [3, 38])
+def test_gradients_of_layers_whose_images_go_together_agree_with_torch(images):
+    rng = np.random.default_rng(4)
+    agree_with_torch(heavy(), rng.normal(size=(images, 8, 8, 3)).astype(np.float32), rng.integers(0, 7, images))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "nesterov", "adamw", "clipped"])

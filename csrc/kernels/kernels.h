@@ -400,6 +400,13 @@ typedef struct dn_train_f32 {
     /* Gradient of one max-pool window: adds dy to dx where x equals y first, in row-major order. */
     void (*max_gradient)(const float *x, float *dx, ptrdiff_t row, ptrdiff_t step, size_t rows, size_t columns, size_t channels, const float *y, const float *dy);
     void (*max)(const float *x, ptrdiff_t row, ptrdiff_t step, size_t rows, size_t columns, size_t channels, float *y);
+    /* Winograd's F(2 x 2, 3 x 3): 16 positions, `position` floats apart, for a tile of 4 x 4 pixels, of 2 x 2 outputs (y = clamp(.. + bias)), of 2 x 2 output gradients, for
+     * `count` weights of each of 9 taps, and back from sums of products to an addition to their gradient. */
+    void (*wino_input)(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);
+    void (*wino_output)(const float *m, size_t position, size_t channels, float *y, ptrdiff_t row, ptrdiff_t step, const float *bias, float lo, float hi);
+    void (*wino_gradient)(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);
+    void (*wino_weights)(const float *g, size_t tap, float *to, size_t position, size_t count);
+    void (*wino_sums)(const float *u, size_t position, float *dg, size_t tap, size_t count);
     double (*sum_squares)(const float *x, size_t count);
     void (*sgd)(float *w, const float *g, float *m, size_t count, const dn_sgd_step *step);
     void (*adamw)(float *w, const float *g, float *m, float *v, size_t count, const dn_adamw_step *step);

@@ -138,6 +138,30 @@ KERNEL void max(const float *x, ptrdiff_t row, ptrdiff_t step, size_t rows, size
 #undef BLOCK
 }
 
+/* Runs a body for every whole vector of n channels and then for single ones; c is the channel. */
+#define FOR_VECTORS(n, NAME, ...)                          \
+    do {                                                   \
+        size_t c = 0;                                      \
+        for (; c + WIDE <= (n); c += WIDE) W(NAME)(__VA_ARGS__); \
+        for (; c < (n); c++) ONE(NAME)(__VA_ARGS__);       \
+    } while (0)
+
+KERNEL void wino_input(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position) {
+    FOR_VECTORS(channels, wino_input_block, d + c, row, step, to + c, position);
+}
+
+KERNEL void wino_output(const float *m, size_t position, size_t channels, float *y, ptrdiff_t row, ptrdiff_t step, const float *bias, float lo, float hi) {
+    FOR_VECTORS(channels, wino_output_block, m + c, position, y + c, row, step, bias + c, lo, hi);
+}
+
+KERNEL void wino_gradient(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position) {
+    FOR_VECTORS(channels, wino_gradient_block, dy + c, row, step, to + c, position);
+}
+
+KERNEL void wino_weights(const float *g, size_t tap, float *to, size_t position, size_t count) { FOR_VECTORS(count, wino_weights_block, g + c, tap, to + c, position); }
+
+KERNEL void wino_sums(const float *u, size_t position, float *dg, size_t tap, size_t count) { FOR_VECTORS(count, wino_sums_block, u + c, position, dg + c, tap); }
+
 /* Eight sums in double, whatever the vector width. */
 KERNEL double sum_squares(const float *x, size_t count) {
     double lane[8] = {0}, total = 0;
@@ -178,6 +202,11 @@ const dn_train_f32 PASTE(dn_train_f32_, ISA) = {
     .add_scaled = add_scaled,
     .max_gradient = max_gradient,
     .max = max,
+    .wino_input = wino_input,
+    .wino_output = wino_output,
+    .wino_gradient = wino_gradient,
+    .wino_weights = wino_weights,
+    .wino_sums = wino_sums,
     .sum_squares = sum_squares,
     .sgd = sgd,
     .adamw = adamw,

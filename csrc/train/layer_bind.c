@@ -73,15 +73,10 @@ static bool meets(int32_t phase, int32_t pad, int32_t k, int32_t dilation, int32
     return true;
 }
 
-static int32_t active_outputs(const dn_layer *layer, int32_t group) {
-    int32_t left = layer->out_active - group * layer->group_out;
-    return left < 0 ? 0 : left < layer->group_out ? left : layer->group_out;
-}
-
 /* Taps of one output phase of group g, from the last to the first so that rows and columns of dy come in ascending order. */
 static void bind_phase(dn_layer *layer, const dn_value *output, int edge, int32_t g, int32_t py, int32_t px, int32_t last_column, int32_t *row_count, int32_t *count, int32_t *kept) {
     const dn_node *node = layer->node;
-    int32_t padded_width = output->width + layer->left + layer->right, channels = active_outputs(layer, g), column = edge == DN_EDGE_RIGHT ? last_column : 0;
+    int32_t padded_width = output->width + layer->left + layer->right, channels = dn_active_outputs(layer, g), column = edge == DN_EDGE_RIGHT ? last_column : 0;
     for (int32_t kh = node->kernel_h - 1; kh >= 0; kh--) {
         int32_t y, x;
         if (!meets(py, node->pad_top, kh, node->dilation_h, node->stride_h, &y)) continue;
@@ -141,5 +136,6 @@ void dn_layer_bind(dn_trainer *trainer, dn_layer *layer, const dn_value *input, 
     }
     place_cuts(layer, input);
     bind_forward(layer, input);
+    dn_winograd_bind(layer);
     if (layer->kind == DN_LAYER_DENSE) bind_backward(layer, input, output);
 }

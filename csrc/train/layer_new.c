@@ -61,6 +61,7 @@ void dn_layer_refresh(const dn_trainer *trainer, dn_layer *layer, bool transpose
     }
     if (transposed && layer->kind != DN_LAYER_DEPTHWISE)
         for (int32_t k = 0; k < layer->cut_count; k++) transpose_cut(layer, &layer->cuts[k]);
+    dn_winograd_refresh(trainer, layer);
 }
 
 static dn_status new_param(dn_trainer *trainer, dn_param *param, size_t count, bool decays, bool frozen, dn_error *err) {
@@ -152,6 +153,7 @@ dn_status dn_layer_new(dn_trainer *trainer, dn_layer *layer, int32_t index, cons
     } else {
         DN_TRY(make_cuts(trainer, layer, input, err));
         DN_TRY(make_lists(trainer, layer, err));
+        DN_TRY(dn_winograd_new(trainer, layer, err));
     }
     if (trainer->bf16) DN_TRY(DN_OWN(trainer, &layer->rounded, count + 16, err));
     return copy_params(layer, params, err);

@@ -6,91 +6,9 @@
 #include "train/train.h"
 
 /* x and dy of a row block of this many bytes stay in L1 while all taps and channel tiles go over them. */
-enum { BLOCK_BYTES = 24 * 1024, ITEM_PANELS = 4, ITEM_CHANNELS = 48 };
+enum { BLOCK_BYTES = 24 * 1024 };
 
 static dn_layer *layer_of(const dn_trainer *trainer, const dn_unit *unit) { return &trainer->layers[trainer->layer_of[unit->node]]; }
-
-static int32_t active_outputs(const dn_layer *layer, int32_t group) {
-    int32_t left = layer->out_active - group * layer->group_out;
-    return left < 0 ? 0 : left < layer->group_out ? left : layer->group_out;
-}
-
-/* ---- halos ---- */
-
-typedef struct frame {
-    int32_t height, width, top, bottom, left, right;
-    size_t channels;
-} frame;
-
-static size_t frame_row(const frame *f) { return (size_t)(f->width + f->left + f->right) * f->channels; }
-static bool has_halo(const frame *f) { return f->top || f->bottom || f->left || f->right; }
-static size_t inner(const frame *f) { return (size_t)f->top * frame_row(f) + (size_t)f->left * f->channels; }
-
-static void clear_halo(const frame *f, float *image) {
-    size_t row = frame_row(f), left = (size_t)f->left * f->channels, right = (size_t)f->right * f->channels;
-    memset(image, 0, (size_t)f->top * row * sizeof(float));
-    float *p = image + (size_t)f->top * row;
-    for (int32_t y = 0; y < f->height; y++, p += row) {
-        if (left) memset(p, 0, left * sizeof(float));
-        if (right) memset(p + row - right, 0, right * sizeof(float));
-    }
-    memset(p, 0, (size_t)f->bottom * row * sizeof(float));
-}
-
-static void copy_inside(const frame *f, const float *source, float *image) {
-    size_t row = frame_row(f), body = (size_t)f->width * f->channels;
-    float *p = image + inner(f);
-    for (int32_t y = 0; y < f->height; y++, p += row, source += body) memcpy(p, source, body * sizeof(float));
-}
-
-static frame input_frame(const dn_layer *layer, const dn_value *x) {
-    const dn_node *n = layer->node;
-    return (frame){x->height, x->width, n->pad_top, n->pad_bottom, n->pad_left, n->pad_right, (size_t)x->channels};
-}
-
-static frame output_frame(const dn_layer *layer, const dn_value *y) {
-    return (frame){y->height, y->width, layer->top, layer->bottom, layer->left, layer->right, (size_t)y->channels};
-}
-
-/* ---- where a layer's input comes from ---- */
-
-static void run_hook(dn_hook *hook, const dn_layer *layer, const dn_value *value, size_t image, float *values) {
-    dn_hook_call call = {layer->index, (int32_t)image, values, value->height, value->width, value->channels};
-    hook(layer->hooks.context, &call);
-}
-
-/* The input under the input hook, kept for the backward pass. */
-static const float *hook_input(dn_trainer *trainer, const dn_unit *unit, dn_layer *layer, size_t image) {
-    const dn_value *x = &trainer->values[unit->z];
-    float *hooked = layer->hooked_input + image * x->size;
-    if (trainer->units[unit->z].transient) dn_blend_forward(trainer, &trainer->units[unit->z], image, hooked, 1, 0);
-    else memcpy(hooked, dn_image(x, image), x->size * sizeof(float));
-    run_hook(layer->hooks.input, layer, x, image, hooked);
-    return hooked;
-}
-
-/* The input with its halo, ready to be convolved. */
-static const float *padded_input(dn_trainer *trainer, const dn_unit *unit, dn_layer *layer, size_t image, dn_scratch *scratch) {
-    const dn_value *x = &trainer->values[unit->z];
-    const frame f = input_frame(layer, x);
-    const float *source = NULL;
-    if (layer->hooks.input) source = hook_input(trainer, unit, layer, image);
-    else if (!trainer->units[unit->z].transient) source = dn_image(x, image);
-    if (source && !has_halo(&f)) return source;
-    if (has_halo(&f)) clear_halo(&f, scratch->padded);
-    if (source) copy_inside(&f, source, scratch->padded);
-    else dn_blend_forward(trainer, &trainer->units[unit->z], image, scratch->padded + inner(&f), (size_t)x->height, (ptrdiff_t)frame_row(&f));
-    return scratch->padded;
-}
-
-/* The same without a halo, for the weight gradient. */
-static const float *dense_input(dn_trainer *trainer, const dn_unit *unit, const dn_layer *layer, size_t image, dn_scratch *scratch) {
-    const dn_value *x = &trainer->values[unit->z];
-    if (layer->hooks.input) return layer->hooked_input + image * x->size;
-    if (!trainer->units[unit->z].transient) return dn_image(x, image);
-    dn_blend_forward(trainer, &trainer->units[unit->z], image, scratch->input, 1, 0);
-    return scratch->input;
-}
 
 /* ---- forward ---- */
 
@@ -104,10 +22,15 @@ static dn_epilogue plain_epilogue(const dn_trainer *trainer, const float *bias, 
 /* An accumulator hook comes between the sum and the activation. */
 static dn_act fused_act(const dn_layer *layer, const dn_unit *unit) { return layer->hooks.accumulator ? DN_ACT_NONE : unit->act; }
 
+dn_epilogue dn_layer_epilogue(const dn_trainer *trainer, const dn_unit *unit, int32_t group) {
+    const dn_layer *layer = layer_of(trainer, unit);
+    return plain_epilogue(trainer, layer->node->has_bias ? layer->bias.value + group * layer->group_out : NULL, fused_act(layer, unit));
+}
+
 static void hook_accumulator(const dn_trainer *trainer, const dn_unit *unit, const dn_layer *layer, const dn_value *y, size_t image) {
     float *out = dn_image(y, image);
     if (!layer->hooks.accumulator) return;
-    run_hook(layer->hooks.accumulator, layer, y, image, out);
+    dn_layer_run_hook(layer->hooks.accumulator, layer, y, image, out);
     dn_norm_job job = {out, NULL, out, 1, y->size / (size_t)y->channels, (size_t)y->channels, 0, trainer->zeros, trainer->ones, trainer->zeros, unit->act, 0};
     trainer->kernels.train_f32->norm(&job);
 }
@@ -118,7 +41,7 @@ static void dense_forward(const dn_trainer *trainer, const dn_unit *unit, const 
     const size_t row = (size_t)(x->width + node->pad_left + node->pad_right) * (size_t)x->channels;
     const bool edges = layer->share[DN_EDGE_LEFT] + layer->share[DN_EDGE_RIGHT] < 2;
     for (int32_t g = 0; g < layer->groups; g++) {
-        int32_t outputs = active_outputs(layer, g);
+        int32_t outputs = dn_active_outputs(layer, g);
         if (!outputs) break;
         dn_conv_pass pass = {
             .input = input,
@@ -141,7 +64,7 @@ static void dense_forward(const dn_trainer *trainer, const dn_unit *unit, const 
             .taps_count = node->kernel_h,
             .row_step = node->stride_h,
             .row_limit = x->height,
-            .epilogue = plain_epilogue(trainer, node->has_bias ? layer->bias.value + g * layer->group_out : NULL, fused_act(layer, unit)),
+            .epilogue = dn_layer_epilogue(trainer, unit, g),
             .ahead = ahead,
         };
         dn_conv_pass_run(trainer->kernels.conv_f32, &pass);
@@ -176,7 +99,11 @@ static void depthwise_forward(const dn_trainer *trainer, const dn_unit *unit, co
 void dn_layer_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, dn_scratch *scratch) {
     dn_layer *layer = layer_of(trainer, unit);
     const dn_value *y = &trainer->values[unit - trainer->units];
-    const float *input = padded_input(trainer, unit, layer, image, scratch);
+    if (dn_winograd_pays(layer)) {
+        dn_winograd_forward(trainer, unit, image, 1, scratch);
+        return;
+    }
+    const float *input = dn_layer_padded(trainer, unit, image, scratch);
     if (layer->kind == DN_LAYER_DEPTHWISE) depthwise_forward(trainer, unit, layer, input, dn_image(y, image));
     else dense_forward(trainer, unit, layer, input, dn_image(y, image), &scratch->ahead);
     hook_accumulator(trainer, unit, layer, y, image);
@@ -187,11 +114,11 @@ void dn_linear_forward(dn_trainer *trainer, const dn_unit *unit, size_t first, s
     const dn_value *x = &trainer->values[unit->z], *y = &trainer->values[unit - trainer->units];
     const float *input = dn_image(x, first);
     if (layer->hooks.input) {
-        for (size_t i = 0; i < count; i++) (void)hook_input(trainer, unit, layer, first + i);
+        for (size_t i = 0; i < count; i++) (void)dn_layer_hook_input(trainer, unit, layer, first + i);
         input = layer->hooked_input + first * x->size;
     }
     for (int32_t g = 0; g < layer->groups; g++) {
-        int32_t outputs = active_outputs(layer, g);
+        int32_t outputs = dn_active_outputs(layer, g);
         if (!outputs) break;
         dn_conv_pass pass = {
             .input = input,
@@ -207,7 +134,7 @@ void dn_linear_forward(dn_trainer *trainer, const dn_unit *unit, size_t first, s
             .taps = layer->rows + g * (layer->node->kernel_h + 1),
             .taps_count = layer->node->kernel_h,
             .row_limit = x->height,
-            .epilogue = plain_epilogue(trainer, layer->node->has_bias ? layer->bias.value + g * layer->group_out : NULL, fused_act(layer, unit)),
+            .epilogue = dn_layer_epilogue(trainer, unit, g),
         };
         dn_conv_pass_run(trainer->kernels.conv_f32, &pass);
     }
@@ -225,16 +152,9 @@ static void valid(int32_t in, int32_t out, int32_t k, int32_t stride, int32_t di
     if (*begin > *end) *begin = *end;
 }
 
-/* Gradient of panels [panel, panel_end) of group g for channels [c, c_end) of one cut, from output rows [row, row_end) of one image. */
-typedef struct grad_part {
-    int32_t group, panel, panel_end, row, row_end;
-    const dn_cut *cut;
-    int32_t c, c_end;
-} grad_part;
-
-static void add_gradient(const dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const float *input, const float *dy, ptrdiff_t dy_row, const grad_part *part, float *dw) {
+static void add_gradient(const dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const float *input, const float *dy, ptrdiff_t dy_row, const dn_grad_part *part, float *dw) {
     const dn_node *node = layer->node;
-    int32_t outputs = active_outputs(layer, part->group), last = part->panel_end * 16 < outputs ? part->panel_end * 16 : outputs;
+    int32_t outputs = dn_active_outputs(layer, part->group), last = part->panel_end * 16 < outputs ? part->panel_end * 16 : outputs;
     const ptrdiff_t c = x->channels;
     dw += (size_t)(part->group * layer->group_panels + part->panel) * layer->panel;
     for (int32_t kh = 0; kh < node->kernel_h; kh++) {
@@ -278,8 +198,8 @@ static void dense_weights(const dn_trainer *trainer, const dn_layer *layer, cons
     for (int32_t row = 0; row < rows; row += step)
         for (int32_t k = 0; k < layer->cut_count; k++) {
             const dn_cut *cut = &layer->cuts[k];
-            if (!cut->active || !active_outputs(layer, cut->group)) continue;
-            grad_part part = {cut->group, 0, layer->group_panels, row, row + step < rows ? row + step : rows, cut, 0, cut->active};
+            if (!cut->active || !dn_active_outputs(layer, cut->group)) continue;
+            dn_grad_part part = {cut->group, 0, layer->group_panels, row, row + step < rows ? row + step : rows, cut, 0, cut->active};
             add_gradient(trainer, layer, x, input, dy, dy_row, &part, dw);
         }
 }
@@ -384,35 +304,43 @@ static void depthwise_stride1_gradient(const dn_trainer *trainer, const dn_layer
 
 /* ---- backward ---- */
 
+static void sum_bias(const dn_trainer *trainer, const dn_unit *unit, const dn_layer *layer, const dn_framed *dy, size_t image) {
+    const dn_value *y = &trainer->values[unit - trainer->units];
+    if (!layer->bias.count || layer->bias.frozen || unit->act != DN_ACT_NONE) return;
+    trainer->kernels.train_f32->column_sums(dy->inside, dy->row, (size_t)y->height, (size_t)y->width, (size_t)y->channels, layer->partial + image * 2 * (size_t)y->channels);
+}
+
 void dn_layer_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image, size_t split, dn_scratch *scratch) {
     dn_layer *layer = layer_of(trainer, unit);
     const dn_value *x = &trainer->values[unit->z], *y = &trainer->values[unit - trainer->units];
-    const frame f = output_frame(layer, y);
-    const float *dense = dn_slot(trainer, step->from, image), *framed = dense;
-    ptrdiff_t dy_row = (ptrdiff_t)y->width * y->channels;
-    if (unit->from_norm || (has_halo(&f) && step->to != DN_NOWHERE)) {
-        float *inside = scratch->gradient + inner(&f);
-        clear_halo(&f, scratch->gradient);
-        if (unit->from_norm) dn_blend_normgrad(trainer, &trainer->units[unit->blend], dense, image, inside, (size_t)y->height, (ptrdiff_t)frame_row(&f));
-        else copy_inside(&f, dense, scratch->gradient);
-        framed = scratch->gradient;
-        dense = inside;
-        dy_row = (ptrdiff_t)frame_row(&f);
-    }
-    if (layer->bias.count && !layer->bias.frozen && unit->act == DN_ACT_NONE)
-        trainer->kernels.train_f32->column_sums(dense, dy_row, (size_t)y->height, (size_t)y->width, (size_t)y->channels, layer->partial + image * 2 * (size_t)y->channels);
+    const dn_framed dy = dn_layer_framed(trainer, unit, dn_slot(trainer, step->from, image), image, step->to != DN_NOWHERE, scratch);
+    const bool wino = dn_winograd_pays(layer);
+    sum_bias(trainer, unit, layer, &dy, image);
     if (!layer->weight.frozen && !layer->heavy) {
-        const float *input = dense_input(trainer, unit, layer, image, scratch);
         float *dw = trainer->splits + split * trainer->split_floats + layer->split_offset;
-        if (layer->kind == DN_LAYER_DEPTHWISE) depthwise_weights(trainer, layer, x, input, dense, dy_row, dw);
-        else dense_weights(trainer, layer, x, input, dense, dy_row, dw);
+        const float *input = wino ? dn_layer_padded(trainer, unit, image, scratch) : dn_layer_dense(trainer, unit, image, scratch);
+        if (wino) dn_winograd_weights(trainer, layer, x, input, dy.inside, dy.row, dw, scratch);
+        else if (layer->kind == DN_LAYER_DEPTHWISE) depthwise_weights(trainer, layer, x, input, dy.inside, dy.row, dw);
+        else dense_weights(trainer, layer, x, input, dy.inside, dy.row, dw);
     }
     if (step->to == DN_NOWHERE) return;
     float *dx = step->to == DN_SCRATCH ? scratch->back : dn_slot(trainer, step->to, image);
     bool stride1 = layer->node->stride_h == 1 && layer->node->stride_w == 1;
-    if (layer->kind == DN_LAYER_DENSE) dense_input_gradient(trainer, layer, x, y, framed, dx, &scratch->ahead);
-    else if (stride1) depthwise_stride1_gradient(trainer, layer, x, y, framed, dx);
-    else depthwise_input_gradient(trainer, layer, x, dense, dy_row, dx);
+    if (wino) dn_winograd_input_gradient(trainer, unit, dy.framed, dx, scratch);
+    else if (layer->kind == DN_LAYER_DENSE) dense_input_gradient(trainer, layer, x, y, dy.framed, dx, &scratch->ahead);
+    else if (stride1) depthwise_stride1_gradient(trainer, layer, x, y, dy.framed, dx);
+    else depthwise_input_gradient(trainer, layer, x, dy.inside, dy.row, dx);
+}
+
+/* Some images of a heavy layer at once: its weights, which are more than a cache holds, are read once for all of them. */
+void dn_layer_backward_together(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image, size_t count, dn_scratch *scratch) {
+    const dn_layer *layer = layer_of(trainer, unit);
+    for (size_t i = image; i < image + count; i++) {
+        const float *dense = dn_slot(trainer, step->from, i);
+        const dn_framed dy = {dense, dense, (ptrdiff_t)layer->node->width * layer->out_active};
+        sum_bias(trainer, unit, layer, &dy, i);
+    }
+    dn_winograd_backward(trainer, unit, step, image, count, scratch);
 }
 
 /* Tap by tap: pixel t of the input gets dy times the weights of tap t; the images are the pixels of the kernel. */
@@ -421,7 +349,7 @@ void dn_linear_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step 
     const dn_value *x = &trainer->values[unit->z];
     for (int32_t k = 0; k < layer->cut_count; k++) {
         const dn_cut *cut = &layer->cuts[k];
-        int32_t outputs = active_outputs(layer, cut->group);
+        int32_t outputs = dn_active_outputs(layer, cut->group);
         if (!cut->active) continue;
         for (int32_t tap = 0; tap < layer->taps; tap++) {
             dn_run run = {cut->group * layer->group_out, (layer->taps - 1 - tap) * layer->group_out * 16, outputs};
@@ -449,8 +377,8 @@ void dn_linear_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step 
 
 /* ---- weight gradients of heavy and linear layers: items of some panels and channels, every image in order ---- */
 
-static size_t channel_items(const dn_cut *cut) { return dn_ceil_div((size_t)cut->active, ITEM_CHANNELS); }
-static size_t panel_items(const dn_layer *layer, int32_t group) { return dn_ceil_div(dn_ceil_div((size_t)active_outputs(layer, group), 16), ITEM_PANELS); }
+static size_t channel_items(const dn_cut *cut) { return dn_ceil_div((size_t)cut->active, DN_ITEM_CHANNELS); }
+static size_t panel_items(const dn_layer *layer, int32_t group) { return dn_ceil_div(dn_ceil_div((size_t)dn_active_outputs(layer, group), 16), DN_ITEM_PANELS); }
 
 size_t dn_weights_items(const dn_trainer *trainer, const dn_layer *layer) {
     (void)trainer;
@@ -459,18 +387,18 @@ size_t dn_weights_items(const dn_trainer *trainer, const dn_layer *layer) {
     return items;
 }
 
-static grad_part find_part(const dn_layer *layer, size_t item) {
+static dn_grad_part find_part(const dn_layer *layer, size_t item) {
     int32_t k = 0;
     for (size_t here; here = channel_items(&layer->cuts[k]) * panel_items(layer, layer->cuts[k].group), item >= here; k++) item -= here;
     const dn_cut *cut = &layer->cuts[k];
-    int32_t panels = (int32_t)dn_ceil_div((size_t)active_outputs(layer, cut->group), 16);
-    int32_t panel = (int32_t)(item / channel_items(cut)) * ITEM_PANELS, c = (int32_t)(item % channel_items(cut)) * ITEM_CHANNELS;
-    return (grad_part){cut->group, panel, panel + ITEM_PANELS < panels ? panel + ITEM_PANELS : panels, 0, layer->node->height, cut, c, c + ITEM_CHANNELS < cut->active ? c + ITEM_CHANNELS : cut->active};
+    int32_t panels = (int32_t)dn_ceil_div((size_t)dn_active_outputs(layer, cut->group), 16);
+    int32_t panel = (int32_t)(item / channel_items(cut)) * DN_ITEM_PANELS, c = (int32_t)(item % channel_items(cut)) * DN_ITEM_CHANNELS;
+    return (dn_grad_part){cut->group, panel, panel + DN_ITEM_PANELS < panels ? panel + DN_ITEM_PANELS : panels, 0, layer->node->height, cut, c, c + DN_ITEM_CHANNELS < cut->active ? c + DN_ITEM_CHANNELS : cut->active};
 }
 
 /* All images of a linear layer are one row of pixels. */
-static void linear_gradient(dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const float *input, const dn_step *step, const grad_part *part) {
-    int32_t outputs = active_outputs(layer, part->group), last = part->panel_end * 16 < outputs ? part->panel_end * 16 : outputs;
+static void linear_gradient(dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const float *input, const dn_step *step, const dn_grad_part *part) {
+    int32_t outputs = dn_active_outputs(layer, part->group), last = part->panel_end * 16 < outputs ? part->panel_end * 16 : outputs;
     int32_t within = part->cut->begin - part->group * layer->group_in + part->c;
     float *dw = layer->weight.gradient + (size_t)(part->group * layer->group_panels + part->panel) * layer->panel;
     for (int32_t tap = 0; tap < layer->taps; tap++) {
@@ -494,9 +422,13 @@ void dn_weights_item(dn_trainer *trainer, const dn_unit *unit, const dn_step *st
     dn_layer *layer = layer_of(trainer, unit);
     const dn_value *x = &trainer->values[unit->z];
     const float *input = layer->hooks.input ? layer->hooked_input : x->data;
-    const grad_part whole = find_part(layer, item);
+    const dn_grad_part whole = find_part(layer, item);
     if (layer->kind == DN_LAYER_LINEAR) {
         linear_gradient(trainer, layer, x, input, step, &whole);
+        return;
+    }
+    if (dn_winograd_pays(layer)) {
+        dn_winograd_heavy(trainer, layer, x, step, &whole, worker);
         return;
     }
     for (size_t i = 0; i < trainer->n && !dn_trainer_stop(trainer, worker); i++) {
@@ -529,6 +461,10 @@ void dn_linear_finish_bias(dn_trainer *trainer, dn_layer *layer, int32_t slot) {
 
 void dn_layer_finish_splits(dn_trainer *trainer, dn_layer *layer) {
     const float *splits = trainer->splits + layer->split_offset;
+    if (dn_winograd_pays(layer)) {
+        dn_winograd_finish_splits(trainer, layer);
+        return;
+    }
     if (layer->kind != DN_LAYER_DEPTHWISE) {
         for (size_t s = 0; s < DN_SPLITS; s++) trainer->kernels.train_f32->add(layer->weight.gradient, splits + s * trainer->split_floats, layer->weight.count);
         return;

@@ -83,6 +83,41 @@ static void run_step(dn_trainer *trainer, const dn_step *step, size_t image, siz
     if (step->kind > DN_STEP_SEED) dn_round_gradient(trainer, step, image, scratch);
 }
 
+/* ---- images that one step does together ---- */
+
+static const dn_layer *winograd_layer(const dn_trainer *trainer, const dn_step *step) {
+    const dn_unit *unit = &trainer->units[step->tensor];
+    const bool wanted = (step->kind == DN_STEP_UNIT && unit->kind == DN_UNIT_LAYER) || (step->kind == DN_STEP_LAYER && step->to >= 0);
+    const dn_layer *layer = wanted ? &trainer->layers[trainer->layer_of[unit->node]] : NULL;
+    return layer && layer->wino_images > 1 && dn_winograd_pays(layer) ? layer : NULL;
+}
+
+/* How many images go through the phase's steps side by side; one where a step leaves something in the scratch of the worker. */
+static size_t together(const dn_trainer *trainer) {
+    size_t most = 1;
+    for (int32_t s = trainer->phase->first; s < trainer->phase->last; s++) {
+        const dn_step *step = &trainer->phase_steps[s];
+        const dn_layer *layer = winograd_layer(trainer, step);
+        if (step->kind > DN_STEP_SEED && (step->from == DN_SCRATCH || step->to == DN_SCRATCH)) return 1;
+        if (layer) most = dn_size_max(most, (size_t)layer->wino_images);
+    }
+    return most;
+}
+
+static void run_together(dn_trainer *trainer, const dn_step *step, size_t image, size_t count, size_t split, dn_scratch *scratch) {
+    const dn_unit *unit = &trainer->units[step->tensor];
+    if (count == 1 || !winograd_layer(trainer, step)) {
+        for (size_t i = image; i < image + count; i++) run_step(trainer, step, i, split, scratch);
+        return;
+    }
+    if (step->kind == DN_STEP_UNIT) dn_winograd_forward(trainer, unit, image, count, scratch);
+    else dn_layer_backward_together(trainer, unit, step, image, count, scratch);
+    for (size_t i = image; i < image + count; i++) {
+        if (step->kind == DN_STEP_UNIT) dn_round_value(trainer, step->tensor, i);
+        else dn_round_gradient(trainer, step, i, scratch);
+    }
+}
+
 /* ---- what the next image of this worker will touch ---- */
 
 static void add_stream(dn_ahead *ahead, const float *begin, size_t floats) {
@@ -124,18 +159,22 @@ static void look_ahead(const dn_trainer *trainer, size_t image, size_t end, dn_a
     }
 }
 
+static void run_images(dn_trainer *trainer, size_t begin, size_t end, size_t split, int worker) {
+    dn_scratch *scratch = &trainer->scratch[worker];
+    for (size_t i = begin; i < end; i += trainer->phase_images) {
+        size_t count = dn_size_min(trainer->phase_images, end - i);
+        look_ahead(trainer, i + count - 1, end, &scratch->ahead);
+        for (int32_t s = trainer->phase->first; s < trainer->phase->last; s++) {
+            if (dn_trainer_stop(trainer, worker)) return;
+            run_together(trainer, &trainer->phase_steps[s], i, count, split, scratch);
+        }
+    }
+}
+
 /* Images are handed out in runs, so that a worker knows which one comes next. */
 static void image_task(void *context, size_t item, int worker) {
     dn_trainer *trainer = context;
-    dn_scratch *scratch = &trainer->scratch[worker];
-    size_t end = (item + 1) * trainer->n / trainer->phase_items;
-    for (size_t i = item * trainer->n / trainer->phase_items; i < end; i++) {
-        look_ahead(trainer, i, end, &scratch->ahead);
-        for (int32_t s = trainer->phase->first; s < trainer->phase->last; s++) {
-            if (dn_trainer_stop(trainer, worker)) return;
-            run_step(trainer, &trainer->phase_steps[s], i, 0, scratch);
-        }
-    }
+    run_images(trainer, item * trainer->n / trainer->phase_items, (item + 1) * trainer->n / trainer->phase_items, 0, worker);
 }
 
 static void block_task(void *context, size_t item, int worker) {
@@ -163,14 +202,7 @@ static void split_task(void *context, size_t item, int worker) {
         const dn_layer *layer = trainer->phase_steps[s].kind == DN_STEP_LAYER ? gradient_layer(trainer, &trainer->phase_steps[s]) : NULL;
         if (layer && !layer->weight.frozen) memset(trainer->splits + item * trainer->split_floats + layer->split_offset, 0, layer->split_size * sizeof(float));
     }
-    size_t end = (item + 1) * trainer->n / DN_SPLITS;
-    for (size_t i = item * trainer->n / DN_SPLITS; i < end; i++) {
-        look_ahead(trainer, i, end, &trainer->scratch[worker].ahead);
-        for (int32_t s = trainer->phase->first; s < trainer->phase->last; s++) {
-            if (dn_trainer_stop(trainer, worker)) return;
-            run_step(trainer, &trainer->phase_steps[s], i, item, &trainer->scratch[worker]);
-        }
-    }
+    run_images(trainer, item * trainer->n / DN_SPLITS, (item + 1) * trainer->n / DN_SPLITS, item, worker);
 }
 
 static void weights_task(void *context, size_t item, int worker) {
@@ -199,10 +231,11 @@ dn_status dn_trainer_run_phases(dn_trainer *trainer, const dn_phase *phases, int
     trainer->phase_steps = steps;
     for (int32_t p = 0; p < count; p++) {
         trainer->phase = &phases[p];
+        trainer->phase_images = together(trainer);
         const dn_step *first = &steps[phases[p].first];
         switch (phases[p].mode) {
         case DN_PHASE_IMAGES:
-            trainer->phase_items = dn_size_min(trainer->n, RUNS);
+            trainer->phase_items = dn_size_min(dn_ceil_div(trainer->n, trainer->phase_images), RUNS);
             (void)dn_pool_run(trainer->threads, trainer->phase_items, image_task, trainer, NULL);
             break;
         case DN_PHASE_BLOCKS: (void)dn_pool_run(trainer->threads, dn_ceil_div(trainer->n, DN_BLOCK), block_task, trainer, NULL); break;

@@ -82,6 +82,10 @@ typedef struct dn_layer {
 
     dn_train_hooks hooks;
     float *hooked_input, *hooked_weight, *natural;
+    bool wino;                /* its shape fits winograd_pass.c */
+    int32_t wino_tiles, wino_images; /* done together: tiles of an image, or several images */
+    float *wino_forward, *wino_back; /* U of working and of transposed */
+    dn_run *wino_runs;        /* per cut: its channels among those of the group */
     float *rounded; /* working weights in bfloat16 training, else NULL */
 
     /* This pass. */
@@ -185,6 +189,8 @@ typedef struct dn_scratch {
     float *gradient; /* a layer's output gradient with its halo */
     float *input;   /* a transient blend */
     float *back;    /* an input gradient on its way */
+    float *v, *m;   /* positions of a block of tiles, see winograd_pass.c */
+    float *sums;    /* the same of an item of a heavy weight gradient */
 } dn_scratch;
 
 struct dn_trainer {
@@ -236,7 +242,7 @@ struct dn_trainer {
     atomic_bool cancelled;
     const dn_phase *phase;
     const dn_step *phase_steps;
-    size_t phase_items;
+    size_t phase_items, phase_images; /* runs of images; images side by side */
 
     void **owned;
     size_t owned_count, owned_capacity;
@@ -275,6 +281,10 @@ typedef struct dn_conv_pass {
     dn_ahead *ahead; /* may be NULL */
 } dn_conv_pass;
 void dn_conv_pass_run(const dn_conv_f32 *kernels, const dn_conv_pass *pass);
+/* Which variants cover `panels` panels, at most DN_CHUNK, most cheaply: use[p] is the one to take when p panels are left. */
+enum { DN_CHUNK = 64, DN_MAX_TILE = 32 };
+void dn_conv_pass_choose(const dn_conv_f32 *kernels, const dn_conv_pass *pass, int32_t panels, const dn_conv_f32_variant **use);
+void dn_fetch_ahead(dn_ahead *ahead); /* some lines of what comes next; may be NULL */
 
 typedef struct dn_grad_pass {
     const float *x, *dy;
@@ -285,9 +295,86 @@ typedef struct dn_grad_pass {
 } dn_grad_pass;
 void dn_grad_pass_run(const dn_convgrad_f32 *kernels, const dn_grad_pass *pass);
 
+/* Gradient of panels [panel, panel_end) of group `group` for channels [c, c_end) of one cut, from output rows [row, row_end) of one image. */
+typedef struct dn_grad_part {
+    int32_t group, panel, panel_end, row, row_end;
+    const dn_cut *cut;
+    int32_t c, c_end;
+} dn_grad_part;
+enum { DN_ITEM_PANELS = 4, DN_ITEM_CHANNELS = 48 }; /* of an item of a heavy or linear layer's weight gradient */
+
+/* frame.c */
+void dn_layer_run_hook(dn_hook *hook, const dn_layer *layer, const dn_value *value, size_t image, float *values);
+const float *dn_layer_hook_input(dn_trainer *trainer, const dn_unit *unit, dn_layer *layer, size_t image); /* the input under the input hook, kept for the backward pass */
+const float *dn_layer_padded(dn_trainer *trainer, const dn_unit *unit, size_t image, dn_scratch *scratch); /* the input with its halo, ready to be convolved */
+const float *dn_layer_dense(dn_trainer *trainer, const dn_unit *unit, size_t image, dn_scratch *scratch);  /* the same without a halo, for the weight gradient */
+typedef struct dn_framed {
+    const float *framed, *inside; /* from the halo's corner, from the first pixel */
+    ptrdiff_t row;
+} dn_framed;
+dn_framed dn_layer_framed(dn_trainer *trainer, const dn_unit *unit, const float *dense, size_t image, bool halo, dn_scratch *scratch);
+/* `count` channels from `first` on of a dense input, with the halo. */
+const float *dn_layer_padded_channels(const dn_layer *layer, const dn_value *x, const float *dense, int32_t first, int32_t count, float *image);
+
+/* winograd_pass.c: panels of U hold [position][input of a group][16]. */
+typedef struct dn_winograd_pass {
+    const float *input; /* the first tile's top left pixel */
+    ptrdiff_t in_row, in_step;
+    int32_t channels; /* read: [pixel][channels], what the runs' offsets count in */
+    float *output;
+    ptrdiff_t out_row, out_step;
+    int32_t rows, columns, outputs; /* rows and columns are even */
+    const float *weights;
+    size_t panel_stride, position_stride;
+    const dn_run *runs; /* of one position */
+    int32_t run_count;
+    const float *bias, *ones, *zeros;
+    float lo, hi;
+    float *v, *m; /* [16][tiles][channels], [16][tiles][outputs in whole panels] */
+    dn_ahead *ahead;
+} dn_winograd_pass;
+
+/* Tiles first .. first + count - 1 of a map are tiles at .. at + count - 1 of `all` that are multiplied together. */
+typedef struct dn_winograd_block {
+    int32_t first, count, at, all;
+} dn_winograd_block;
+void dn_winograd_load(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block);
+void dn_winograd_multiply(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles);
+void dn_winograd_store(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block);
+void dn_winograd_pass_run(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles); /* all three, for one map, `tiles` at a time */
+
+typedef struct dn_winograd_grad {
+    const float *x, *dy; /* x: the first tile's top left pixel */
+    ptrdiff_t x_row, x_step, dy_row, dy_step;
+    int32_t rows, columns, channels, outputs; /* rows, columns: of dy */
+    float *sums;
+    size_t panel_stride, position_stride;
+    float *v, *m;
+} dn_winograd_grad;
+void dn_winograd_grad_load(const dn_kernels *kernels, const dn_winograd_grad *grad, const dn_winograd_block *block);
+void dn_winograd_grad_add(const dn_kernels *kernels, const dn_winograd_grad *grad, int32_t tiles);
+void dn_winograd_grad_run(const dn_kernels *kernels, const dn_winograd_grad *grad, int32_t tiles);
+
+bool dn_winograd_fits(const dn_node *node, const dn_node *input);
+
+/* winograd_layer.c: what layer_pass.c does, for layers of which dn_winograd_pays is true. */
+dn_status dn_winograd_new(dn_trainer *trainer, dn_layer *layer, dn_error *err);
+dn_status dn_winograd_scratch(dn_trainer *trainer, dn_error *err);
+bool dn_winograd_pays(const dn_layer *layer); /* in this pass */
+void dn_winograd_refresh(const dn_trainer *trainer, dn_layer *layer);
+void dn_winograd_bind(dn_layer *layer);
+void dn_winograd_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, size_t count, dn_scratch *scratch); /* count: 1, or up to wino_images */
+void dn_winograd_input_gradient(dn_trainer *trainer, const dn_unit *unit, const float *framed, float *dx, dn_scratch *scratch);
+void dn_winograd_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image, size_t count, dn_scratch *scratch); /* of a heavy layer: its input gradient */
+void dn_winograd_weights(const dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const float *padded, const float *dy, ptrdiff_t dy_row, float *sums, dn_scratch *scratch);
+void dn_winograd_heavy(dn_trainer *trainer, const dn_layer *layer, const dn_value *x, const dn_step *step, const dn_grad_part *part, int worker);
+void dn_winograd_finish_splits(const dn_trainer *trainer, const dn_layer *layer);
+
 /* layer_pass.c: one image of a convolution, or a block of images of a linear layer. */
+dn_epilogue dn_layer_epilogue(const dn_trainer *trainer, const dn_unit *unit, int32_t group);
 void dn_layer_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, dn_scratch *scratch);
 void dn_layer_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image, size_t split, dn_scratch *scratch);
+void dn_layer_backward_together(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image, size_t count, dn_scratch *scratch);
 void dn_layer_finish_bias(dn_trainer *trainer, dn_layer *layer);
 void dn_linear_finish_bias(dn_trainer *trainer, dn_layer *layer, int32_t slot);
 void dn_layer_finish_splits(dn_trainer *trainer, dn_layer *layer);
@@ -319,6 +406,12 @@ dn_status dn_program_build_backward(dn_trainer *trainer, dn_error *err);
 
 /* run.c */
 dn_status dn_trainer_run_phases(dn_trainer *trainer, const dn_phase *phases, int32_t count, const dn_step *steps);
+
+/* Outputs of a group that this pass computes. */
+static inline int32_t dn_active_outputs(const dn_layer *layer, int32_t group) {
+    int32_t left = layer->out_active - group * layer->group_out;
+    return left < 0 ? 0 : left < layer->group_out ? left : layer->group_out;
+}
 
 /* Gradient of one image in a slot. */
 static inline float *dn_slot(const dn_trainer *trainer, int32_t slot, size_t image) { return trainer->slots[slot] + image * trainer->slot_stride; }

@@ -187,6 +187,7 @@ static dn_status new_buffers(dn_trainer *trainer, dn_error *err) {
         DN_TRY(DN_OWN(trainer, &scratch->input, input + 16, err));
         DN_TRY(DN_OWN(trainer, &scratch->back, input + 16, err));
     }
+    DN_TRY(dn_winograd_scratch(trainer, err));
     DN_TRY(DN_OWN(trainer, &trainer->splits, DN_SPLITS * trainer->split_floats, err));
     DN_TRY(DN_OWN(trainer, &trainer->ones, widest + 32, err));
     DN_TRY(DN_OWN(trainer, &trainer->zeros, widest + 32, err));

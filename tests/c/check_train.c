@@ -228,6 +228,32 @@ static void check_ops(void) {
     residual_net(), check_net();
 }
 
+/* Maps of even sides and enough channels: 3 x 3 convolutions go through winograd_pass.c. */
+static int even_stem(const char *name, int height, int width, int channels) {
+    begin(name, height, width, 3);
+    return op1("relu", bn(conv(0, channels, 3, 1)));
+}
+
+/* Some heavy layers, whose images go together, behind a maximum and in front of one. */
+static void heavy_net(int side) {
+    int a = op1("relu", conv_full(even_stem("winograd, heavy", side, side, 20), 64, 3, 1, 1, 1, 1, 1));
+    a = op1("relu", conv_full(a, 128, 3, 1, 1, 1, 1, 1));
+    head(op1("relu", bn(conv(pool("max_pool", a, 2, 2, 0), 12, 3, 1))));
+}
+
+static void check_winograd(void) {
+    head(op1("relu", conv_full(even_stem("winograd", 6, 8, 20), 18, 3, 1, 1, 1, 1, 1))), check_net();
+    head(op1("relu6", bn(conv(even_stem("winograd, 2 x 2", 2, 2, 16), 33, 3, 1)))), check_net();
+    head(conv_full(even_stem("winograd, no padding", 8, 6, 13), 24, 3, 1, 0, 1, 1, 0)), check_net();
+    head(conv_full(even_stem("winograd, padding of 2", 4, 6, 13), 24, 3, 1, 2, 1, 1, 0)), check_net();
+    head(conv_full(even_stem("winograd, groups", 6, 4, 36), 40, 3, 1, 1, 2, 1, 1)), check_net();
+    int a = even_stem("winograd, concat", 4, 4, 14);
+    head(conv(op2("concat", conv(a, 12, 3, 1), a), 17, 3, 1)), check_net();
+    a = even_stem("winograd, add", 4, 4, 16);
+    head(op1("relu", op2("add", bn(conv(op1("relu", bn(conv(a, 24, 3, 1))), 16, 3, 1)), a))), check_net();
+    heavy_net(4), check_net();
+}
+
 /* ---- determinism, failure, hooks ---- */
 
 typedef struct snapshot {
@@ -266,7 +292,6 @@ static snapshot trained(int threads, dn_isa isa, const float *x, const float *r,
 }
 
 static void check_determinism(void) {
-    residual_net();
     finish();
     float *x = random_floats((IMAGES + 2) * size_of(0)), *r = random_floats((IMAGES + 2) * outputs()), logits[256];
     snapshot one = trained(1, DN_ISA_BEST, x, r, logits);
@@ -556,7 +581,9 @@ int main(int argc, char **argv) {
     check_augment();
     check_halting();
     check_ops();
-    check_determinism();
+    check_winograd();
+    residual_net(), check_determinism();
+    heavy_net(4), check_determinism();
     check_failures();
     check_hooks();
     check_state();

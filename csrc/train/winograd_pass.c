@@ -1,0 +1,134 @@
+/* winograd_pass.c - 3 x 3 convolutions of stride 1 by Winograd's F(2 x 2, 3 x 3): 16 products per tile of 4 outputs instead of 36, forward, backward and for the weights.
+ *
+ * Tiles are taken in blocks; a block's 16 positions lie apart as [position][tile][channel], and each position is a product of matrices that the convolution kernels do, tiles
+ * for pixels. So the bits are those of every ISA, as everywhere; they are not those of the direct sum, from which they differ by a few units in the last place. */
+#include <math.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "train/train.h"
+
+enum { POSITIONS = 16 };
+
+bool dn_winograd_fits(const dn_node *node, const dn_node *input) {
+    bool even = node->height % 2 == 0 && node->width % 2 == 0 && input->height % 2 == 0 && input->width % 2 == 0;
+    bool pads = node->pad_top < 3 && node->pad_bottom < 3 && node->pad_left < 3 && node->pad_right < 3;
+    return !node->depthwise && node->kernel_h == 3 && node->kernel_w == 3 && node->stride_h == 1 && node->stride_w == 1 && node->dilation_h == 1 && node->dilation_w == 1 && even && pads &&
+           node->channels / node->groups <= 16 * DN_CHUNK && input->channels / node->groups <= 16 * DN_CHUNK;
+}
+
+/* Where tile t of a map begins. */
+static ptrdiff_t place(int32_t t, int32_t across, ptrdiff_t row, ptrdiff_t step) { return 2 * (t / across) * row + 2 * (t % across) * step; }
+
+void dn_winograd_load(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block) {
+    const size_t channels = (size_t)pass->channels;
+    for (int32_t t = 0; t < block->count; t++)
+        kernels->train_f32->wino_input(pass->input + place(block->first + t, pass->columns / 2, pass->in_row, pass->in_step), pass->in_row, pass->in_step, channels,
+                                       pass->v + (size_t)(block->at + t) * channels, (size_t)block->all * channels);
+}
+
+void dn_winograd_store(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block) {
+    const size_t lanes = dn_round_up((size_t)pass->outputs, 16);
+    for (int32_t t = 0; t < block->count; t++)
+        kernels->train_f32->wino_output(pass->m + (size_t)(block->at + t) * lanes, (size_t)block->all * lanes, (size_t)pass->outputs,
+                                        pass->output + place(block->first + t, pass->columns / 2, pass->out_row, pass->out_step), pass->out_row, pass->out_step, pass->bias, pass->lo, pass->hi);
+}
+
+/* Offsets of the pixels of a tile of which `left` are there; the last is repeated. */
+static void point_to(const dn_conv_f32_job *job, int mr, int32_t left, int32_t *in, int32_t *out) {
+    for (int i = 0; i < mr; i++) {
+        int32_t k = i < left ? i : left - 1;
+        in[i] = k * (int32_t)job->in_step;
+        out[i] = k * (int32_t)job->out_step;
+    }
+}
+
+static void multiply_position(const dn_winograd_pass *pass, const dn_conv_f32_variant *const *use, int32_t tiles, int32_t panels, int32_t position) {
+    size_t lanes = 16 * (size_t)panels;
+    int32_t in[DN_MAX_TILE], out[DN_MAX_TILE];
+    for (int32_t p = 0; p < panels;) {
+        const dn_conv_f32_variant *variant = use[panels - p];
+        dn_conv_f32_job job = {
+            .in_offset = in,
+            .out_offset = out,
+            .weights = pass->weights + (size_t)p * pass->panel_stride + (size_t)position * pass->position_stride,
+            .panel_stride = pass->panel_stride,
+            .runs = pass->runs,
+            .run_count = (size_t)pass->run_count,
+            .in_step = pass->channels,
+            .out_step = (ptrdiff_t)lanes,
+            .last = 16,
+            .epilogue = {.scale = pass->ones, .bias = pass->zeros, .lo = -INFINITY, .hi = INFINITY},
+        };
+        const float *from = pass->v + (size_t)position * (size_t)tiles * (size_t)pass->channels;
+        float *to = pass->m + (size_t)position * (size_t)tiles * lanes + 16 * p;
+        for (int32_t t = 0; t < tiles; t += variant->mr) {
+            int32_t first = t + variant->mr <= tiles || variant->form == DN_FORM_POINTER ? t : tiles - variant->mr;
+            job.input = from + (ptrdiff_t)first * pass->channels;
+            job.output = to + (size_t)first * lanes;
+            if (variant->form == DN_FORM_POINTER) point_to(&job, variant->mr, tiles - first, in, out);
+            variant->run(&job);
+            dn_fetch_ahead(pass->ahead);
+        }
+        p += variant->nr;
+    }
+}
+
+void dn_winograd_multiply(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles) {
+    const dn_conv_f32_variant *use[DN_CHUNK + 1];
+    const int32_t panels = (int32_t)dn_ceil_div((size_t)pass->outputs, 16);
+    dn_conv_pass_choose(kernels->conv_f32, &(dn_conv_pass){.rows = 1, .columns = tiles}, panels, use);
+    for (int32_t position = 0; position < POSITIONS; position++) multiply_position(pass, use, tiles, panels, position);
+}
+
+void dn_winograd_pass_run(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles) {
+    const int32_t all = pass->columns / 2 * (pass->rows / 2);
+    for (int32_t first = 0; first < all; first += tiles) {
+        int32_t count = all - first < tiles ? all - first : tiles;
+        dn_winograd_block block = {first, count, 0, count};
+        dn_winograd_load(kernels, pass, &block);
+        dn_winograd_multiply(kernels, pass, count);
+        dn_winograd_store(kernels, pass, &block);
+    }
+}
+
+/* ---- gradient of the weights: sums over tiles of (B' d B)(A dy A'), in the layout of the weights they become ---- */
+
+void dn_winograd_grad_load(const dn_kernels *kernels, const dn_winograd_grad *grad, const dn_winograd_block *block) {
+    const int32_t across = grad->columns / 2;
+    const size_t channels = (size_t)grad->channels, outputs = (size_t)grad->outputs;
+    for (int32_t t = 0; t < block->count; t++) {
+        kernels->train_f32->wino_input(grad->x + place(block->first + t, across, grad->x_row, grad->x_step), grad->x_row, grad->x_step, channels,
+                                       grad->v + (size_t)(block->at + t) * channels, (size_t)block->all * channels);
+        kernels->train_f32->wino_gradient(grad->dy + place(block->first + t, across, grad->dy_row, grad->dy_step), grad->dy_row, grad->dy_step, outputs,
+                                          grad->m + (size_t)(block->at + t) * outputs, (size_t)block->all * outputs);
+    }
+}
+
+void dn_winograd_grad_add(const dn_kernels *kernels, const dn_winograd_grad *grad, int32_t tiles) {
+    for (size_t position = 0; position < POSITIONS; position++) {
+        dn_grad_pass pass = {
+            .x = grad->v + position * (size_t)tiles * (size_t)grad->channels,
+            .dy = grad->m + position * (size_t)tiles * (size_t)grad->outputs,
+            .x_step = grad->channels,
+            .dy_step = grad->outputs,
+            .rows = 1,
+            .columns = tiles,
+            .channels = grad->channels,
+            .outputs = grad->outputs,
+            .dw = grad->sums + position * grad->position_stride,
+            .panel_stride = grad->panel_stride,
+        };
+        dn_grad_pass_run(kernels->convgrad_f32, &pass);
+    }
+}
+
+void dn_winograd_grad_run(const dn_kernels *kernels, const dn_winograd_grad *grad, int32_t tiles) {
+    const int32_t all = grad->columns / 2 * (grad->rows / 2);
+    for (int32_t first = 0; first < all; first += tiles) {
+        int32_t count = all - first < tiles ? all - first : tiles;
+        dn_winograd_block block = {first, count, 0, count};
+        dn_winograd_grad_load(kernels, grad, &block);
+        dn_winograd_grad_add(kernels, grad, count);
+    }
+}
