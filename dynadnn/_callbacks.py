@@ -12,9 +12,13 @@ Logs = dict[str, Any]
 class Callback:
     """Called at the marks of training; override what you need. Returning ``"stop"`` ends it after the step.
 
-    `logs` hold what is known: epoch, step, loss, lr, validation figures at the end of an epoch. What `state` returns
-    (anything JSON can hold) is kept in checkpoints and handed to `load_state`.
+    `logs` hold what is known: epoch (from 0), step, loss, lr, validation figures at the end of an epoch, the group
+    (from 1) where channel groups are trained one after the other; before the first step epochs, steps and whether the
+    run is resumed. What `state` returns (anything JSON can hold) is kept in checkpoints and handed to `load_state` of
+    the callback of the same class, before training goes on and when a run goes back to an earlier state.
     """
+
+    _recorder = False  # whether its row belongs to the step or epoch itself, so that Ctrl-C cannot come between
 
     def on_train_begin(self, logs: Logs) -> str | None:
         """Before the first step."""
@@ -53,14 +57,37 @@ class Callbacks:
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self.all = list(callbacks)
+        self.common: Logs = {}  # what all logs hold
         for callback in self.all:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must hold dn.Callback objects, not {type(callback).__name__}")
 
     def __call__(self, mark: str, logs: Logs) -> bool:
         """Call one mark everywhere; True if anyone says stop."""
-        answers = [getattr(callback, f"on_{mark}")(dict(logs)) for callback in self.all]
+        ends = mark in ("step_end", "epoch_end")
+        return self._call(mark, logs, [c for c in self.all if not (ends and c._recorder)])
+
+    def record(self, mark: str, logs: Logs) -> None:
+        """Call the end of a step or an epoch of those who keep a record of it; the others follow."""
+        self._call(mark, logs, [c for c in self.all if c._recorder])
+
+    def _call(self, mark: str, logs: Logs, callbacks: list[Callback]) -> bool:
+        answers = [getattr(callback, f"on_{mark}")({**self.common, **logs}) for callback in callbacks]
         return "stop" in answers
+
+    def states(self) -> list[tuple[str, Any]]:
+        """Class and state of each."""
+        return [(type(callback).__qualname__, callback.state()) for callback in self.all]
+
+    def load(self, states: Iterable[tuple[str, Any]]) -> None:
+        """Hand out what `states` returned: to each the next state of its class."""
+        waiting = list(states)
+        for callback in self.all:
+            for i, (kind, state) in enumerate(waiting):
+                if kind == type(callback).__qualname__:
+                    callback.load_state(state)
+                    del waiting[i]
+                    break
 
 
 def in_notebook() -> bool:

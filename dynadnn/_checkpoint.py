@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._container import FORMAT, PathLike, read_container, write_container
+from ._errors import FormatError
 from ._halting import Halt
 
 
@@ -36,8 +37,11 @@ class CheckpointDoc(msgspec.Struct, forbid_unknown_fields=True):
     train_seconds: float
     macs: int
     finished: bool
-    callbacks: list[Any]
+    callbacks: list[tuple[str, Any]]
     teaching: dict[str, Any]
+    in_a_row: int = 0
+    rollbacks: list[tuple[int, int, int, float, str]] = []
+    good: CheckpointDoc | None = None
 
 
 def digest(*parts: bytes | NDArray[Any]) -> str:
@@ -58,12 +62,43 @@ def describe(value: Any) -> str:
 def save(path: PathLike, document: CheckpointDoc, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
     """Write a checkpoint; `arrays` by owner and name."""
     flat = {f"{owner}|{name}": value for owner, group in arrays.items() for name, value in group.items()}
-    write_container(path, document, flat)
+    try:
+        write_container(path, document, flat)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"checkpoint {os.fspath(path)!r} after step {document.step} could not be written: {error.strerror or error}"
+            " (what the file held before is still whole, the network holds this step)",
+        ) from error
+
+
+def read(path: PathLike) -> tuple[CheckpointDoc, dict[str, dict[str, NDArray[Any]]]]:
+    """Read the checkpoint of any run; arrays by owner and name."""
+    document, flat = read_container(path, "checkpoint", CheckpointDoc)
+    arrays: dict[str, dict[str, NDArray[Any]]] = {}
+    for key, value in flat.items():
+        owner, _, name = key.partition("|")
+        arrays.setdefault(owner, {})[name] = value
+    return document, arrays
+
+
+def check_arrays(path: PathLike, owner: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Arrays of the names, types and shapes that a network in training has, or FormatError."""
+    for key in sorted({*found, *wanted}):
+        there, here = found.get(key), wanted.get(key)
+        if there is None or here is None or there.dtype != here.dtype or there.shape != here.shape:
+            raise FormatError(
+                f"{os.path.basename(os.fspath(path))}: {key} of {owner} is {_kind(there)}, it must be {_kind(here)}"
+            )
+
+
+def _kind(array: NDArray[Any] | None) -> str:
+    return "missing" if array is None else f"{array.dtype} of shape {array.shape}"
 
 
 def load(path: PathLike, fingerprint: Mapping[str, str]) -> tuple[CheckpointDoc, dict[str, dict[str, NDArray[Any]]]]:
     """Read a checkpoint of this very run, or ValueError with the differences."""
-    document, flat = read_container(path, "checkpoint", CheckpointDoc)
+    document, arrays = read(path)
     keys = sorted({*document.fingerprint, *fingerprint})
     differences = [
         f"{key}: {document.fingerprint.get(key, 'nothing')} there, {fingerprint.get(key, 'nothing')} here"
@@ -76,10 +111,6 @@ def load(path: PathLike, fingerprint: Mapping[str, str]) -> tuple[CheckpointDoc,
             + "; ".join(differences)
             + " (resume=False starts anew)"
         )
-    arrays: dict[str, dict[str, NDArray[Any]]] = {}
-    for key, value in flat.items():
-        owner, _, name = key.partition("|")
-        arrays.setdefault(owner, {})[name] = value
     return document, arrays
 
 

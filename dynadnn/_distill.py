@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from . import _checkpoint
 from ._arguments import as_array, check_finite
+from ._continue import Source, begin, fits
 from ._data import Data, Split
-from ._errors import NonFiniteError, UnsupportedError
+from ._errors import FormatError, NonFiniteError, UnsupportedError
 from ._halting import Halt
 from ._history import History
 from ._loop import Loop, Settings
@@ -159,12 +160,13 @@ _DEFAULTS: dict[str, Any] = {
     "progress": "auto",
     "checkpoint": None,
     "resume": True,
+    "continue_from": None,
     "on_nonfinite": "raise",
     "max_seconds": None,
     "threads": None,
     "rng": None,
 }
-_MISSING = {"arithmetic": None, "qat": None, "continue_from": None}
+_MISSING = {"arithmetic": None, "qat": None}
 
 
 def _ready(net: Network) -> bool:
@@ -228,6 +230,7 @@ class Distillation:
             )
         self.trainee_halted = trainee is None
         self.trainee_losses: list[float] = []
+        self.trainee_figures: dict[str, Any] = {}  # of this epoch
         self.soft: F32 | None = None
         self.trainee_outputs: F32 | None = None
         self.last_macs = 0
@@ -377,16 +380,21 @@ class Distillation:
 
     # ---- the end of an epoch ----
 
+    def validate(self) -> None:
+        """Measure the trainee on the validation images."""
+        self.trainee_figures = {}
+        if self.session is not None and not self.trainee_halted and self.val is not None:
+            self.session.export()
+            self.trainee_figures = self.session.net.evaluate(self.val)
+
     def epoch_end(self, history: dict[str, list[float]], losses: Sequence[float], loop: Loop) -> list[Halt]:
-        """Validate the trainee and apply the rules that halt it and the teacher."""
+        """Record the trainee's figures and apply the rules that halt it and the teacher."""
         rule, halts = self.settings.halting, []
         if not self.cached and not self.teacher_halted and (self.moved or self.seen):
             self.change.append(self.moved / max(1, self.seen))
         self.moved, self.seen = 0.0, 0
         left = max(0, self.settings.epochs - loop.epoch)
-        if self.session is not None and not self.trainee_halted and self.val is not None:
-            self.session.export()
-            figures = self.session.net.evaluate(self.val)
+        if figures := self.trainee_figures:
             self.trainee_losses.append(figures["loss"])
             history.setdefault("trainee_val_loss", []).append(figures["loss"])
             if "accuracy" in figures:
@@ -456,6 +464,11 @@ class Distillation:
             found["trainee"] = _checkpoint.digest(spec_json(self.session.net))
         return found
 
+    def begin_from(self, source: Source) -> None:
+        """Take over the trainee of an earlier run, if it is the same network."""
+        if self.session is not None and fits(source, self.session, "trainee"):
+            begin(source, self.session, self.settings.optimizer, "trainee")
+
     def state(self) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
         """For checkpoints."""
         document = {
@@ -477,13 +490,19 @@ class Distillation:
 
     def restore(self, document: dict[str, Any], arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Take back what `state` returned."""
-        for key, value in document.items():
-            if key in ("teacher_halted", "trainee_halted"):
-                setattr(self, key, bool(value))
-        self.change, self.trainee_losses = list(document["change"]), list(document["trainee_losses"])
-        self.moved, self.seen = float(document["moved"]), int(document["seen"])
-        self.seconds, self.done = dict(document["seconds"]), dict(document["done"])
+        try:
+            self.teacher_halted, self.trainee_halted = (
+                bool(document[f"{who}_halted"]) for who in ("teacher", "trainee")
+            )
+            self.change, self.trainee_losses = list(document["change"]), list(document["trainee_losses"])
+            self.moved, self.seen = float(document["moved"]), int(document["seen"])
+            self.seconds, self.done = dict(document["seconds"]), dict(document["done"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"the checkpoint's state of teacher and trainee is damaged: {error!r}") from None
         if "teacher" in arrays:
+            wanted = {"mean": self.mean, "count": self.count}
+            _checkpoint.check_arrays("checkpoint", "teacher", arrays["teacher"], wanted)
             self.mean, self.count = arrays["teacher"]["mean"].copy(), arrays["teacher"]["count"].copy()
         if self.session is not None:
+            _checkpoint.check_arrays("checkpoint", "trainee", arrays.get("trainee", {}), self.session.state())
             self.session.restore(arrays["trainee"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._arguments import missing_extra
 from ._halting import Halt
+from ._rollback import Rollback
 
 if TYPE_CHECKING:
     import pandas
@@ -35,6 +36,9 @@ class History:
     seed : int
     skipped : int
         Steps left out because a number was not finite.
+    rollbacks : list of Rollback
+        Where a number was not finite and the run went back: epoch and step, the step it went back to, what learning
+        rates are multiplied with from there on, and why. The cost of what was thrown away stays in `macs` and seconds.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -45,6 +49,7 @@ class History:
     macs: int = 0
     seed: int = 0
     skipped: int = 0
+    rollbacks: list[Rollback] = field(default_factory=list)
 
     @property
     def epochs(self) -> int:

@@ -8,7 +8,6 @@ The frozen part runs on the inference engine.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import generator, thread_count
+from ._continue import group_source
 from ._errors import UnsupportedError
 from ._history import History
+from ._interrupts import OneInterrupt
 from ._loop import Loop
 from ._network import Network
 from ._points import Subnet
+from ._saving import group_checkpoint
 from ._surgery import Channels, cut_network, norms
 from ._tables import Tables
 
@@ -128,6 +130,11 @@ def fit_groups(net: Network, make_loop: MakeLoop, options: Mapping[str, Any], se
         The epochs of all groups one after the other; ``history["group"]`` says whose (from 1), and validation figures
         are those of all groups so far together.
     """
+    with OneInterrupt():
+        return _fit_groups(net, make_loop, options, seed)
+
+
+def _fit_groups(net: Network, make_loop: MakeLoop, options: Mapping[str, Any], seed: int) -> History:
     groups = net._spec.groups
     _adding_layer(net)
     whole = History(seed=seed)
@@ -139,6 +146,7 @@ def fit_groups(net: Network, make_loop: MakeLoop, options: Mapping[str, Any], se
         loop = make_loop(part, _options_of(options, group, seed, whole.seconds))
         if group:
             loop.offset = net.slice(prefixes[group - 1]).compile(threads=thread_count(options["threads"]))
+        loop.callbacks.common = {"group": group + 1}
         loop.progress.say(f"group {group + 1} of {groups}")
         try:
             history = loop.run()
@@ -155,8 +163,8 @@ def fit_groups(net: Network, make_loop: MakeLoop, options: Mapping[str, Any], se
 def _options_of(options: Mapping[str, Any], group: int, seed: int, spent: float) -> dict[str, Any]:
     """One group's options: its own random numbers, its own checkpoint, what is left of the time."""
     own = {**options, "rng": seed if group == 0 else int(generator(seed, _SEEDS, group).integers(2**31))}
-    if options["checkpoint"] is not None:
-        own["checkpoint"] = f"{os.fspath(options['checkpoint'])}.group{group + 1}"
+    own["checkpoint"] = group_checkpoint(options["checkpoint"], group)
+    own["continue_from"] = group_source(options["continue_from"], group)
     if options["max_seconds"] is not None:
         own["max_seconds"] = max(1e-9, options["max_seconds"] - spent)
     return own
@@ -167,6 +175,7 @@ def _append(whole: History, part: History, group: int) -> None:
     for key, values in {**part.history, "group": [group + 1.0] * part.epochs}.items():
         whole.history.setdefault(key, [float("nan")] * before).extend(values)
     whole.halted += part.halted
+    whole.rollbacks += part.rollbacks
     whole.steps += part.steps
     whole.skipped += part.skipped
     whole.macs += part.macs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _checkpoint, _core
+from . import _checkpoint, _continue, _core, _rollback
 from ._arguments import generator
 from ._batches import Batch
 from ._callbacks import Callback, Callbacks, Progress
@@ -19,12 +20,14 @@ from ._data import Augment, Data, Split, calibration_images
 from ._errors import NonFiniteError
 from ._halting import EarlyHalting, Halt
 from ._history import History
+from ._interrupts import OneInterrupt
 from ._losses import BCE, CrossEntropy, Loss
 from ._methods import Method
 from ._metrics import LABELS, METRICS, TARGETS, Metric, evaluate_outputs, task_of
 from ._network import Network, remember, spec_json
 from ._optimizers import Optimizer, Rate, Schedule
 from ._points import Subnet
+from ._saving import Checkpoint, Due, remove_leftovers
 from ._session import Session, Uninterrupted
 
 F32 = NDArray[np.float32]
@@ -51,8 +54,9 @@ class Settings:
     halting: EarlyHalting | None
     callbacks: tuple[Callback, ...]
     progress: bool | str
-    checkpoint: str | os.PathLike[str] | None
+    checkpoint: Checkpoint | None
     resume: bool
+    continue_from: str | None
     on_nonfinite: str
     max_seconds: float | None
     threads: int
@@ -75,8 +79,11 @@ class Teaching(Protocol):
     def discard(self) -> None:
         """Forget the step."""
 
+    def validate(self) -> None:
+        """Measure what `epoch_end` will record."""
+
     def epoch_end(self, history: dict[str, list[float]], losses: Sequence[float], loop: Loop) -> list[Halt]:
-        """Validate and halt."""
+        """Record and halt."""
 
     def finish(self, data: Data, images: NDArray[Any]) -> None:
         """Export the trainee."""
@@ -86,6 +93,9 @@ class Teaching(Protocol):
 
     def fingerprint(self) -> dict[str, str]:
         """Return what must be equal to resume."""
+
+    def begin_from(self, source: _continue.Source) -> None:
+        """Take over the trainee of an earlier run, if it is the same network."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
         """For checkpoints."""
@@ -127,20 +137,29 @@ class Loop:
         self.best_arrays: dict[str, NDArray[Any]] = {}
         self.finished = self.stopping = False
         self.earlier_seconds = 0.0
+        self.due = Due(settings.checkpoint)
+        self.good: _rollback.Good | None = None  # the state to go back to
+        self.candidate: _rollback.Good | None = None  # it takes its place once a step from it has gone well
+        self.source: _continue.Source | None = None
+        self.interrupts = OneInterrupt()
+        self._fingerprint: dict[str, str] | None = None
         self.offset: Callable[[NDArray[Any]], F32] | None = None  # what is added to the outputs: frozen groups'
 
     # ---- the run ----
 
     def run(self) -> History:
         """Train to the end; on any exception the network holds the last finished step."""
+        with self.interrupts:
+            return self._run()
+
+    def _run(self) -> History:
         self.started = time.perf_counter()
         self.net._set_task(self.task)
-        if self.settings.resume and self.settings.checkpoint and os.path.exists(self.settings.checkpoint):
-            self._resume()
+        resumed = self._begin()
         try:
             if not self.finished:
                 self.stopping |= self.callbacks(
-                    "train_begin", {"epochs": self.settings.epochs, "steps": self.rate.steps}
+                    "train_begin", {"epochs": self.settings.epochs, "steps": self.rate.steps, "resumed": resumed}
                 )
                 self._epochs()
                 self.callbacks("train_end", self._logs())
@@ -151,8 +170,25 @@ class Loop:
             self.progress.close()
         return self._finish()
 
+    def _begin(self) -> bool:
+        """Go on from the checkpoint, if there is one, or begin; whether it went on."""
+        s = self.settings
+        if s.continue_from is not None:
+            self.source = _continue.read_source(s.continue_from, self._network_fingerprint(), self.session)
+        if s.checkpoint is not None:
+            remove_leftovers(s.checkpoint.path)
+            if s.resume and os.path.exists(s.checkpoint.path):
+                self._resume(s.checkpoint.path)
+                return True
+        if self.source is not None:
+            self.progress.say(f"begins with {_continue.begin(self.source, self.session, s.optimizer)}")
+            if self.teaching is not None:
+                self.teaching.begin_from(self.source)
+        return False
+
     def _epochs(self) -> None:
         s = self.settings
+        self._keep()
         while self.epoch < s.epochs and self.step < self.rate.last and not self.stopping:
             first = self.step - self.epoch * self.steps_per_epoch
             self.epoch_started = time.perf_counter()
@@ -160,12 +196,17 @@ class Loop:
             self.progress.begin_epoch(self.epoch, first)
             order = self._order(first)
             for k in range(first, self.steps_per_epoch):
-                if self.step >= self.rate.last or self.stopping:
+                went_back = self.step != self.epoch * self.steps_per_epoch + k
+                if self.step >= self.rate.last or self.stopping or went_back:
                     break
+                self.interrupts.rearm()
                 self._step(order[k * s.batch : (k + 1) * s.batch])
+                if self.due(self.step):
+                    self._save()
             done = self.step - self.epoch * self.steps_per_epoch
             if done == self.steps_per_epoch or self.step >= self.rate.last:
                 self._end_epoch()
+                self._keep()
             self._save()
 
     def _order(self, first: int) -> NDArray[np.int64]:
@@ -199,11 +240,15 @@ class Loop:
                 self.history.steps += 1
                 self.history.macs += macs
                 self.history.train_seconds += time.perf_counter() - start
+                if self.candidate is not None:
+                    self.good, self.candidate = self.candidate, None
+                logs = {"epoch": self.epoch, "step": self.step, "lr": lr, **figures}
+                self.callbacks.record("step_end", logs)
         except NonFiniteError as error:
             self._nonfinite(str(error))
             return
         self.progress.step(figures["loss"])
-        self.stopping |= self.callbacks("step_end", {"epoch": self.epoch, "step": self.step, "lr": lr, **figures})
+        self.stopping |= self.callbacks("step_end", logs)
         limit = self.settings.max_seconds
         if limit is not None and self._seconds() > limit and self.step < self.rate.last:
             self.stopping = True
@@ -268,28 +313,81 @@ class Loop:
         return batch
 
     def _nonfinite(self, text: str) -> None:
-        """Forget a step that gave NaN or infinity and go on, or raise with step and layer."""
-        text = f"epoch {self.epoch + 1}, step {self.step + 1}: {text}"
+        """Forget a step that gave NaN or infinity and go on or back, or raise with step and layer."""
         self.session.trainer.discard()
         if self.teaching is not None:
             self.teaching.discard()
+        if self.settings.on_nonfinite == "rollback":
+            self._roll_back(text, self.epoch + 1, self.step + 1)
+            return
+        text = f"epoch {self.epoch + 1}, step {self.step + 1}: {text}"
         self.in_a_row += 1
         if self.settings.on_nonfinite == "raise" or self.in_a_row > _MOST_SKIPPED:
             raise NonFiniteError(text + " (a lower learning rate or clip_norm may help)")
-        self.skipped += 1
-        self.step += 1
-        self.history.skipped = self.skipped
+        with Uninterrupted():
+            self.skipped += 1
+            self.step += 1
+            self.history.skipped = self.skipped
         self.progress.say(f"skipped: {text}")
+
+    def _keep(self) -> None:
+        """Keep the state at the start of an epoch, unless it is not finite itself."""
+        if self.settings.on_nonfinite != "rollback" or self.step != self.epoch * self.steps_per_epoch:
+            return
+        document, arrays = self._state()
+        if _rollback.is_finite(arrays):
+            self.candidate = _rollback.keep(document, arrays)
+        else:
+            self._roll_back("the weights are not finite any more", self.epoch, self.step)
+
+    def _roll_back(self, text: str, epoch: int, step: int) -> None:
+        """Go back to the last good state with half the learning rate; NonFiniteError if that was too often."""
+        h, good = self.history, self.good or self.candidate
+        if good is None:
+            raise NonFiniteError(f"epoch {epoch}, step {step}: {text}")
+        to = good.document.step
+        factor = _rollback.FACTOR ** (len(h.rollbacks) + 1)
+        all_of_them = [*h.rollbacks, _rollback.Rollback(epoch, step, to, factor, text)]
+        spent = h.macs, h.train_seconds, self.earlier_seconds
+        self.progress.close()
+        with Uninterrupted():
+            self._restore(good.document, good.arrays)
+            self.good, self.candidate = good, None
+            h.macs, h.train_seconds, self.earlier_seconds = spent
+            h.rollbacks = all_of_them[: _rollback.MOST]
+            self.rate.scale = _rollback.FACTOR ** len(h.rollbacks)
+        if len(all_of_them) > _rollback.MOST:
+            raise NonFiniteError(
+                f"epoch {epoch}, step {step}: {text} (still after {_rollback.MOST} rollbacks, "
+                f"with {self.rate.scale:g} times the learning rate)"
+            )
+        self.progress.say(f"epoch {epoch}, step {step}: back to step {to}, lr times {factor:g}: {text}")
 
     # ---- the end of an epoch ----
 
     def _end_epoch(self) -> None:
         record = {key: value / max(1, self.counted) for key, value in self.sums.items()} or {"loss": float("nan")}
         record["lr"] = self.rate.at(max(0, self.step - 1))[0]
+        try:
+            if self.val is not None:
+                self.session.export()
+                record.update(self._validate(self.net, self.val))
+            if self.teaching is not None:
+                self.teaching.validate()
+        except NonFiniteError as error:
+            if self.settings.on_nonfinite != "rollback":
+                raise
+            self._roll_back(str(error), self.epoch + 1, self.step)
+            return
+        with Uninterrupted():
+            self._record(record)
+            self.callbacks.record("epoch_end", self._logs())
+        self.progress.end_epoch(self.epoch - 1, {k: v[-1] for k, v in self.history.history.items()})
+        self.stopping |= self.callbacks("epoch_end", self._logs())
+
+    def _record(self, record: dict[str, float]) -> None:
+        """Count an epoch as finished, and halt what is to be halted; nothing is measured here."""
         self.sums, self.counted = {}, 0
-        if self.val is not None:
-            self.session.export()
-            record.update(self._validate(self.net, self.val))
         record["seconds"] = time.perf_counter() - self.epoch_started
         for key, value in record.items():
             self.history.history.setdefault(key, []).append(value)
@@ -301,8 +399,6 @@ class Loop:
             self._halt_training(rule, losses)
         if self.teaching is not None:
             self.history.halted += self.teaching.epoch_end(self.history.history, losses, self)
-        self.progress.end_epoch(self.epoch - 1, {k: v[-1] for k, v in self.history.history.items()})
-        self.stopping |= self.callbacks("epoch_end", self._logs())
 
     def _validate(self, net: Network, val: Split) -> dict[str, float]:
         """Figures of every named point, and their mean."""
@@ -353,7 +449,8 @@ class Loop:
     # ---- ends ----
 
     def _finish(self) -> History:
-        self.session.export()
+        with Uninterrupted():
+            self.session.export()
         named = list(self.net.points.values())
         figures = {}
         if self.history.history.get("val_accuracy"):
@@ -366,7 +463,7 @@ class Loop:
             self.teaching.finish(self.data, images)
         self.history.seconds = self._seconds()
         if not self.finished:
-            self.finished = self.step >= self.rate.last
+            self.finished = self.step >= self.rate.last or self._stopped_for_good()
             self._save()
         return self.history
 
@@ -387,17 +484,29 @@ class Loop:
             if self.history.steps:
                 self._save()
 
+    def _stopped_for_good(self) -> bool:
+        """Whether a rule halted training and no final decay follows."""
+        return self.rate.decay is None and any(
+            halt.what == "training" and not halt.why.startswith("max_seconds") for halt in self.history.halted
+        )
+
     def _seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def _logs(self) -> dict[str, Any]:
-        last = {key: values[-1] for key, values in self.history.history.items() if values}
+        epochs = self.history.epochs
+        last = {key: values[-1] for key, values in self.history.history.items() if values and len(values) == epochs}
         return {"epoch": self.epoch - 1, "step": self.step, **last}
 
     # ---- checkpoints ----
 
     def fingerprint(self) -> dict[str, str]:
         """Return what must be equal for a run to be the same run."""
+        if self._fingerprint is None:
+            self._fingerprint = self._find_fingerprint()
+        return self._fingerprint
+
+    def _find_fingerprint(self) -> dict[str, str]:
         s = self.settings
         options: dict[str, Any] = {
             key: getattr(s, key)
@@ -411,18 +520,32 @@ class Loop:
             "on_nonfinite": s.on_nonfinite,
         }
         found = {key: _checkpoint.describe(value) for key, value in options.items()}
-        found["graph"] = _checkpoint.digest(spec_json(self.net))
-        found["points"] = repr({name: (p.widths, p.depth) for name, p in self.net.points.items()})
-        found["preprocess"] = repr(self.net.preprocess)
+        found |= self._network_fingerprint()
+        if self.source is not None:
+            found["continue_from"] = self.source.digest
         found["data"] = self.data.fingerprint[:16]
         found["val"] = "none" if self.val is None else _checkpoint.digest(self.val.x, self.val.y)
         if not s.fresh:
             found["rng"] = str(s.seed)
         return found | (self.teaching.fingerprint() if self.teaching is not None else {})
 
+    def _network_fingerprint(self) -> dict[str, str]:
+        return {
+            "graph": _checkpoint.digest(spec_json(self.net)),
+            "points": repr({name: (p.widths, p.depth) for name, p in self.net.points.items()}),
+            "preprocess": repr(self.net.preprocess),
+        }
+
     def _save(self) -> None:
         if self.settings.checkpoint is None:
             return
+        document, arrays = self._state()
+        document.good, arrays["good"] = _rollback.to_file(None if self.finished else self.good, self.step)
+        _checkpoint.save(self.settings.checkpoint.path, document, arrays)
+        self.due.saved()
+
+    def _state(self) -> tuple[_checkpoint.CheckpointDoc, dict[str, Any]]:
+        """Everything that this run needs to go on from here."""
         h = self.history
         arrays = {"student": self.session.state(), "best": self.best_arrays}
         taught: dict[str, Any] = {}
@@ -445,22 +568,30 @@ class Loop:
             train_seconds=h.train_seconds,
             macs=h.macs,
             finished=self.finished,
-            callbacks=[callback.state() for callback in self.callbacks.all],
+            callbacks=self.callbacks.states(),
             teaching=taught,
+            in_a_row=self.in_a_row,
+            rollbacks=[(r.epoch, r.step, r.to_step, r.factor, r.why) for r in h.rollbacks],
         )
-        _checkpoint.save(self.settings.checkpoint, document, arrays)
+        return document, arrays
 
-    def _resume(self) -> None:
-        path = self.settings.checkpoint
-        assert path is not None
+    def _resume(self, path: str | os.PathLike[str]) -> None:
         wanted = self.fingerprint()
         document, arrays = _checkpoint.load(path, wanted)
         if document.seed != self.settings.seed:
             raise ValueError(
                 f"checkpoint {os.fspath(path)!r} has seed {document.seed}: pass rng={document.seed} to go on"
             )
+        for owner in ("student", "best") if arrays.get("best") else ("student",):
+            _checkpoint.check_arrays(path, owner, arrays.get(owner, {}), self.session.state())
+        self._restore(document, arrays)
+        self.good = _rollback.from_file(document.good, arrays.get("good", {}))
+        self.progress.say(f"resumed after epoch {self.epoch}, step {self.step}")
+
+    def _restore(self, document: _checkpoint.CheckpointDoc, arrays: _rollback.Arrays) -> None:
+        """Take back what `_state` returned."""
         self.session.restore(arrays["student"])
-        self.best, self.best_arrays = document.best, arrays.get("best", {})
+        self.best, self.best_arrays = document.best, dict(arrays.get("best", {}))
         self.epoch, self.step, self.skipped = document.epoch, document.step, document.skipped
         self.sums, self.counted, self.rate.decay = dict(document.sums), document.counted, document.decay
         h = self.history
@@ -472,11 +603,13 @@ class Loop:
             document.seconds,
             document.finished,
         )
-        for callback, state in zip(self.callbacks.all, document.callbacks, strict=False):
-            callback.load_state(state)
+        self.in_a_row = document.in_a_row
+        h.rollbacks = [_rollback.Rollback(*r) for r in document.rollbacks]
+        self.rate.scale = _rollback.FACTOR ** len(h.rollbacks)
+        self.stopping |= self._stopped_for_good()
+        self.callbacks.load(copy.deepcopy(document.callbacks))
         if self.teaching is not None:
             self.teaching.restore(document.teaching, arrays)
-        self.progress.say(f"resumed after epoch {self.epoch}, step {self.step}")
 
 
 def as_split(val: Any, data: Data, shape: Sequence[int]) -> Split | None:

@@ -119,6 +119,7 @@ class Rate:
     optimizer: Optimizer
     steps: int
     decay: tuple[int, int, float, float] | None = field(default=None)  # first step, length, lr and momentum there
+    scale: float = 1.0  # of all learning rates; rollbacks lower it
 
     def __post_init__(self) -> None:
         if not callable(self.schedule) and self.schedule not in ("onecycle", "cosine", "constant"):
@@ -140,11 +141,15 @@ class Rate:
 
     def halt(self, step: int, cooldown: float) -> None:
         """Begin the final decay with this step, over `cooldown` of the steps taken so far."""
-        lr, momentum = self.at(min(step, self.steps - 1))
+        lr, momentum = self._at(min(step, self.steps - 1))
         self.decay = (step, max(1, round(cooldown * step)), lr, momentum)
 
     def at(self, step: int) -> tuple[float, float]:
         """(learning rate, momentum) of a step, from 0."""
+        lr, momentum = self._at(step)
+        return lr * self.scale, momentum
+
+    def _at(self, step: int) -> tuple[float, float]:
         peak, momentum = self.optimizer.lr, self.optimizer.momentum
         if self.decay is not None and step >= self.decay[0]:
             first, length, lr, held = self.decay

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._arguments import Rng, positive_int, seed_of, thread_count
 from ._callbacks import Callback
+from ._continue import source_path
 from ._data import Augment, Data, Split
 from ._errors import UnsupportedError
 from ._halting import EarlyHalting
@@ -21,6 +22,7 @@ from ._methods import Incremental, Method, check_method, default_method
 from ._metrics import Metric
 from ._network import Network
 from ._optimizers import SGD, AdamW, Optimizer, Schedule
+from ._saving import Checkpoint, as_checkpoint
 from ._weights import check_labels
 
 Loss = Any
@@ -48,9 +50,9 @@ def fit(
     halting: EarlyHalting | None = None,
     callbacks: Iterable[Callback] = (),
     progress: bool | str = "auto",
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     resume: bool = True,
-    continue_from: Any = None,
+    continue_from: str | os.PathLike[str] | Checkpoint | None = None,
     on_nonfinite: str = "raise",
     max_seconds: float | None = None,
     threads: int | None = None,
@@ -98,12 +100,22 @@ def fit(
     callbacks : sequence of Callback
     progress : "auto", True or False
         A bar on a terminal or in a notebook, a line per epoch elsewhere; False is quiet.
-    checkpoint : path, optional
-        Written after every epoch and on interruption.
+    checkpoint : path or Checkpoint, optional
+        Written after every epoch, at the end and on interruption; ``Checkpoint(path, every_steps=500)`` more often.
     resume : bool, default True
-        Go on from the checkpoint if there is one, with the same bits as without the interruption.
-    on_nonfinite : "raise" or "skip"
-        What NaN or infinity in a step does.
+        Go on from the checkpoint if there is one, with the same bits as without the interruption. Network, data and
+        options must be those of the run; threads, progress, callbacks, max_seconds and how often is saved may differ.
+    continue_from : path, optional
+        Of a checkpoint of the same network (layers, points, preprocessing). A new run, with options, data and epochs
+        of its own, begins with its weights, statistics and, if the optimiser is of the same kind, the optimiser's
+        state; in `distill` also with its trainee, if that is the same network. With `ema` it goes on from the average
+        as well. An interrupted run is rather resumed: the same call again, with `checkpoint`.
+    on_nonfinite : "raise", "skip" or "rollback"
+        What NaN or infinity in a step does. "skip" leaves the step out, up to 100 in a row. "rollback" goes back to
+        the last good state and on with half the learning rate, to the end of the run: the state at the start of the
+        epoch, or of the one before it if not even the first step from there goes well. It is kept in memory and in
+        checkpoints. Callbacks are handed the state that they had; ``History.rollbacks`` says when. After 10 rollbacks
+        in a run NonFiniteError is raised, and the network holds the last good state.
     max_seconds : float, optional
         End after the step that passes this.
     threads : int, optional
@@ -121,7 +133,9 @@ def fit(
     NonFiniteError
         With on_nonfinite="raise"; the network keeps the last finished step.
     KeyboardInterrupt
-        After Ctrl-C; the network keeps the last finished step.
+        After Ctrl-C, also a second one; the network keeps the last finished step, which is saved.
+    OSError
+        If the checkpoint cannot be written; the one before it is still there, the network keeps the last finished step.
 
     Examples
     --------
@@ -132,7 +146,7 @@ def fit(
     >>> history.epochs
     2
     """
-    missing = {"arithmetic": arithmetic, "qat": qat, "continue_from": continue_from}
+    missing = {"arithmetic": arithmetic, "qat": qat}
     options = {
         "epochs": epochs,
         "val": val,
@@ -152,6 +166,7 @@ def fit(
         "progress": progress,
         "checkpoint": checkpoint,
         "resume": resume,
+        "continue_from": continue_from,
         "on_nonfinite": on_nonfinite,
         "max_seconds": max_seconds,
         "threads": threads,
@@ -179,10 +194,8 @@ def make_loop(net: Network, data: Data, teaching: Any, missing: dict[str, Any], 
             raise UnsupportedError(f"{name}={value!r} is not built")
     if options["precision"] not in ("fp32", "bf16"):
         raise ValueError(f"precision is {options['precision']!r}: it must be 'fp32' or 'bf16'")
-    if options["on_nonfinite"] == "rollback":
-        raise UnsupportedError("on_nonfinite='rollback' is not built: use 'raise' or 'skip'")
-    if options["on_nonfinite"] not in ("raise", "skip"):
-        raise ValueError(f"on_nonfinite is {options['on_nonfinite']!r}: it must be 'raise' or 'skip'")
+    if options["on_nonfinite"] not in ("raise", "skip", "rollback"):
+        raise ValueError(f"on_nonfinite is {options['on_nonfinite']!r}: it must be 'raise', 'skip' or 'rollback'")
     if not isinstance(net, Network):
         raise TypeError(f"net must be a Network, not {type(net).__name__}")
     if not isinstance(data, Data):
@@ -230,7 +243,7 @@ def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str
     if halting is not None:
         halting.key(list(net.points))
     frozen = options["frozen"]
-    rng = options["rng"]
+    rng, checkpoint = options["rng"], as_checkpoint(options["checkpoint"])
     return Settings(
         epochs=positive_int(options["epochs"], "epochs"),
         method=check_method(method) if options["method"] is not None else method,
@@ -247,8 +260,9 @@ def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str
         halting=halting,
         callbacks=tuple(options["callbacks"]),
         progress=options["progress"],
-        checkpoint=options["checkpoint"],
+        checkpoint=checkpoint,
         resume=bool(options["resume"]),
+        continue_from=source_path(options["continue_from"], checkpoint, bool(options["resume"])),
         on_nonfinite=options["on_nonfinite"],
         max_seconds=limit,
         threads=thread_count(options["threads"]),
