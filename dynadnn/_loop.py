@@ -189,7 +189,7 @@ class Loop:
     def _epochs(self) -> None:
         s = self.settings
         self._keep()
-        while self.epoch < s.epochs and self.step < self.rate.last and not self.stopping:
+        while self.epoch < s.epochs and self._unfinished() and not self.stopping:
             first = self.step - self.epoch * self.steps_per_epoch
             self.epoch_started = time.perf_counter()
             self.stopping |= self.callbacks("epoch_begin", {"epoch": self.epoch})
@@ -208,6 +208,10 @@ class Loop:
                 self._end_epoch()
                 self._keep()
             self._save()
+
+    def _unfinished(self) -> bool:
+        """Are there steps to take, or is an epoch that had its last step to be ended?"""
+        return self.step < self.rate.last or self.step > self.epoch * self.steps_per_epoch
 
     def _order(self, first: int) -> NDArray[np.int64]:
         """Rows of an epoch that goes on at step `first`; batches keep the order in which they arrive."""

@@ -129,6 +129,27 @@ def saved_steps(monkeypatch: pytest.MonkeyPatch, checkpoint: Any) -> list[int]:
     return found
 
 
+def test_a_run_killed_after_its_last_step_still_ends_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    whole, cut = make(), make()
+    history = fit(whole, checkpoint=dn.Checkpoint(tmp_path / "whole", every_steps=1))
+    end = Loop._end_epoch
+
+    def killed(loop: Loop) -> None:
+        if loop.epoch == 2:
+            shutil.copy(path, tmp_path / "kept")
+        end(loop)
+
+    monkeypatch.setattr(Loop, "_end_epoch", killed)
+    fit(make(), checkpoint=dn.Checkpoint(path, every_steps=1))
+    monkeypatch.undo()
+    resumed = fit(cut, checkpoint=dn.Checkpoint(tmp_path / "kept", every_steps=1))
+    assert figures(resumed) == figures(history) and resumed.epochs == 3
+    assert same(whole, cut)
+
+
 def test_a_run_is_saved_as_often_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run"
     assert saved_steps(monkeypatch, path) == [4, 8, 8]
