@@ -188,7 +188,7 @@ def test_logits_are_near_those_of_fp32(name: str, bound: float) -> None:
 
 def test_weights_and_activations_take_half_the_bytes() -> None:
     net = make("alexnet", width=16)
-    full, half = net.compile(), net.compile(precision="bf16")
+    full, half = net.compile(compact=True), net.compile(precision="bf16")  # compact: weights once
     assert 0.5 <= half.memory["weights"] / full.memory["weights"] < 0.52
     for name in net.points:
         ratio = half.points[name].arena_bytes / full.points[name].arena_bytes

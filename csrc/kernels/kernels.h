@@ -400,17 +400,39 @@ typedef struct dn_train_f32 {
     /* Gradient of one max-pool window: adds dy to dx where x equals y first, in row-major order. */
     void (*max_gradient)(const float *x, float *dx, ptrdiff_t row, ptrdiff_t step, size_t rows, size_t columns, size_t channels, const float *y, const float *dy);
     void (*max)(const float *x, ptrdiff_t row, ptrdiff_t step, size_t rows, size_t columns, size_t channels, float *y);
-    /* Winograd's F(2 x 2, 3 x 3): 16 positions, `position` floats apart, for a tile of 4 x 4 pixels, of 2 x 2 outputs (y = clamp(.. + bias)), of 2 x 2 output gradients, for
-     * `count` weights of each of 9 taps, and back from sums of products to an addition to their gradient. */
-    void (*wino_input)(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);
-    void (*wino_output)(const float *m, size_t position, size_t channels, float *y, ptrdiff_t row, ptrdiff_t step, const float *bias, float lo, float hi);
-    void (*wino_gradient)(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);
-    void (*wino_weights)(const float *g, size_t tap, float *to, size_t position, size_t count);
-    void (*wino_sums)(const float *u, size_t position, float *dg, size_t tap, size_t count);
     double (*sum_squares)(const float *x, size_t count);
     void (*sgd)(float *w, const float *g, float *m, size_t count, const dn_sgd_step *step);
     void (*adamw)(float *w, const float *g, float *m, float *v, size_t count, const dn_adamw_step *step);
 } dn_train_f32;
+
+/* ---- wino_f32: Winograd's F(2 x 2, 3 x 3) in float ---- */
+
+/* Transforms of one tile, and of many weights; 16 positions stand `position` floats apart. input: 4 x 4 pixels. output: 2 x 2 pixels of sums under an epilogue, without fused
+ * multiply-adds. gradient: 2 x 2 output gradients. weights: `count` weights of each of 9 taps. sums: from products added up over tiles to an addition to the weights' gradient. */
+enum { DN_WINO_F32_POSITIONS = 16 };
+typedef struct dn_wino_f32 {
+    const char *isa;
+    void (*input)(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);
+    void (*output)(const float *m, size_t position, size_t channels, float *y, ptrdiff_t row, ptrdiff_t step, const float *residual, ptrdiff_t residual_row, ptrdiff_t residual_step,
+                   const dn_epilogue *epilogue);
+    void (*gradient)(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);
+    void (*weights)(const float *g, size_t tap, float *to, size_t position, size_t count);
+    void (*sums)(const float *u, size_t position, float *dg, size_t tap, size_t count);
+} dn_wino_f32;
+
+/* Sixteen products of matrices: v [position][tile][channels] times weights [panel][position][channel][16], as runs of channels, to m [position][tile][16 * panels]. The
+ * convolution kernels do it, tiles for pixels. */
+typedef struct dn_wino_f32_product {
+    const float *v, *weights;
+    float *m;
+    int32_t tiles, channels, panels;
+    size_t panel_stride, position_stride; /* floats */
+    const dn_run *runs;                   /* of one position */
+    size_t run_count;
+    void (*between)(void *context); /* called after every tile's sums; may be NULL */
+    void *context;
+} dn_wino_f32_product;
+void dn_wino_f32_multiply(const dn_conv_f32 *kernels, const dn_wino_f32_product *product); /* wino_f32.c */
 
 /* ---- selection ---- */
 
@@ -419,7 +441,7 @@ typedef struct dn_train_f32 {
     X(conv_s8) X(wino_s8) X(linear_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8)                 \
     X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32)                                     \
     X(conv_bf16) X(dwconv_bf16) X(pointwise_bf16) X(pool_bf16)                                 \
-    X(convgrad_f32) X(train_f32)
+    X(wino_f32) X(convgrad_f32) X(train_f32)
 
 #define DN_KERNEL(slot, isa, features) extern const dn_##slot dn_##slot##_##isa;
 #include "kernels/kernels.inc"

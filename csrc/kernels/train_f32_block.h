@@ -2,20 +2,7 @@
  *
  * A block of channels walks through all pixels with its constants and sums in registers. No fused multiply-add: every vector width gives the same bits. */
 
-#define VEC PASTE(vec, LANES)
-#define LOOSE PASTE(loose, LANES)
-#define MASK PASTE(mask, LANES)
-#define NAME(n) PASTE(n, LANES)
-#define EACH _Pragma("GCC unroll 4") for (int k = 0; k < K; k++)
-
-typedef float VEC __attribute__((vector_size(4 * LANES)));
-typedef float LOOSE __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t MASK __attribute__((vector_size(4 * LANES)));
-
-INLINE VEC NAME(load)(const float *p) { return (VEC) * (const LOOSE *)p; }
-INLINE void NAME(store)(float *p, VEC v) { *(LOOSE *)p = (LOOSE)v; }
-INLINE VEC NAME(keep)(MASK m, VEC v) { return (VEC)(m & (MASK)v); }
-INLINE VEC NAME(pick)(MASK m, VEC yes, VEC no) { return (VEC)((m & (MASK)yes) | (~m & (MASK)no)); }
+#include "kernels/lanes_f32.h"
 
 /* NaN passes through every activation and every gradient: a lost network must show. */
 INLINE VEC NAME(activate)(VEC v, dn_act act, float slope) {
@@ -249,95 +236,4 @@ INLINE void NAME(sgd_block)(float *w, const float *g, float *m, const dn_sgd_ste
     NAME(store)(w, weight - (s->nesterov ? gradient + moment * s->momentum : moment) * s->lr);
 }
 
-/* ---- Winograd's F(2 x 2, 3 x 3), one vector of channels: Lavin and Gray (2016) ---- */
-
-/* B' d B of the 4 x 4 pixels d; the 16 results are `position` floats apart. Rows of d are read again rather than kept: 16 registers do not hold 16 vectors. */
-INLINE void NAME(wino_input_block)(const float *d, ptrdiff_t row, ptrdiff_t step, float *to, size_t position) {
-    static const int first[4] = {0, 1, 2, 1}, second[4] = {2, 2, 1, 3};
-    _Pragma("GCC unroll 4") for (int y = 0; y < 4; y++) {
-        VEC t[4];
-        _Pragma("GCC unroll 4") for (int x = 0; x < 4; x++) {
-            VEC a = NAME(load)(d + first[y] * row + x * step), b = NAME(load)(d + second[y] * row + x * step);
-            t[x] = y == 1 ? a + b : a - b;
-        }
-        NAME(store)(to + (size_t)(4 * y) * position, t[0] - t[2]);
-        NAME(store)(to + (size_t)(4 * y + 1) * position, t[1] + t[2]);
-        NAME(store)(to + (size_t)(4 * y + 2) * position, t[2] - t[1]);
-        NAME(store)(to + (size_t)(4 * y + 3) * position, t[1] - t[3]);
-    }
-}
-
-/* y = clamp(A' m A + bias), 2 x 2 pixels. */
-INLINE void NAME(wino_output_block)(const float *m, size_t position, float *y, ptrdiff_t row, ptrdiff_t step, const float *bias, float lo, float hi) {
-    VEC t[2][4], b = NAME(load)(bias), low = (VEC){0} + lo, high = (VEC){0} + hi;
-    _Pragma("GCC unroll 4") for (int x = 0; x < 4; x++) {
-        const float *p = m + (size_t)x * position;
-        VEC m1 = NAME(load)(p + 4 * position), m2 = NAME(load)(p + 8 * position);
-        t[0][x] = NAME(load)(p) + (m1 + m2);
-        t[1][x] = (m1 - m2) - NAME(load)(p + 12 * position);
-    }
-    _Pragma("GCC unroll 2") for (int r = 0; r < 2; r++) {
-        VEC out[2] = {t[r][0] + (t[r][1] + t[r][2]) + b, (t[r][1] - t[r][2]) - t[r][3] + b};
-        _Pragma("GCC unroll 2") for (int c = 0; c < 2; c++) {
-            VEC v = NAME(pick)(out[c] < low, low, out[c]);
-            NAME(store)(y + r * row + c * step, NAME(pick)(v > high, high, v));
-        }
-    }
-}
-
-/* A dy A' of 2 x 2 gradients. */
-INLINE void NAME(wino_gradient_block)(const float *dy, ptrdiff_t row, ptrdiff_t step, float *to, size_t position) {
-    VEC a[2] = {NAME(load)(dy), NAME(load)(dy + step)}, b[2] = {NAME(load)(dy + row), NAME(load)(dy + row + step)};
-    _Pragma("GCC unroll 4") for (int y = 0; y < 4; y++) {
-        VEC t[2];
-        _Pragma("GCC unroll 2") for (int x = 0; x < 2; x++) t[x] = y == 0 ? a[x] : y == 1 ? a[x] + b[x] : y == 2 ? a[x] - b[x] : -b[x];
-        NAME(store)(to + (size_t)(4 * y) * position, t[0]);
-        NAME(store)(to + (size_t)(4 * y + 1) * position, t[0] + t[1]);
-        NAME(store)(to + (size_t)(4 * y + 2) * position, t[0] - t[1]);
-        NAME(store)(to + (size_t)(4 * y + 3) * position, -t[1]);
-    }
-}
-
-/* G g G' of 3 x 3 weights, `tap` floats apart. */
-INLINE void NAME(wino_weights_block)(const float *g, size_t tap, float *to, size_t position) {
-    VEC t[4][3];
-    _Pragma("GCC unroll 3") for (int x = 0; x < 3; x++) {
-        VEC g0 = NAME(load)(g + (size_t)x * tap), g1 = NAME(load)(g + (size_t)(3 + x) * tap), g2 = NAME(load)(g + (size_t)(6 + x) * tap), sum = g0 + g2;
-        t[0][x] = g0;
-        t[1][x] = (sum + g1) * 0.5f;
-        t[2][x] = (sum - g1) * 0.5f;
-        t[3][x] = g2;
-    }
-    _Pragma("GCC unroll 4") for (int y = 0; y < 4; y++) {
-        VEC sum = t[y][0] + t[y][2];
-        NAME(store)(to + (size_t)(4 * y) * position, t[y][0]);
-        NAME(store)(to + (size_t)(4 * y + 1) * position, (sum + t[y][1]) * 0.5f);
-        NAME(store)(to + (size_t)(4 * y + 2) * position, (sum - t[y][1]) * 0.5f);
-        NAME(store)(to + (size_t)(4 * y + 3) * position, t[y][2]);
-    }
-}
-
-/* dg += G' u G: what 16 sums say of the 3 x 3 weights. */
-INLINE void NAME(wino_sums_block)(const float *u, size_t position, float *dg, size_t tap) {
-    VEC t[3][4];
-    _Pragma("GCC unroll 4") for (int x = 0; x < 4; x++) {
-        const float *p = u + (size_t)x * position;
-        VEC u1 = NAME(load)(p + 4 * position), u2 = NAME(load)(p + 8 * position), half = (u1 + u2) * 0.5f;
-        t[0][x] = NAME(load)(p) + half;
-        t[1][x] = (u1 - u2) * 0.5f;
-        t[2][x] = half + NAME(load)(p + 12 * position);
-    }
-    _Pragma("GCC unroll 3") for (int y = 0; y < 3; y++) {
-        VEC half = (t[y][1] + t[y][2]) * 0.5f, out[3] = {t[y][0] + half, (t[y][1] - t[y][2]) * 0.5f, half + t[y][3]};
-        _Pragma("GCC unroll 3") for (int x = 0; x < 3; x++) {
-            float *to = dg + (size_t)(3 * y + x) * tap;
-            NAME(store)(to, NAME(load)(to) + out[x]);
-        }
-    }
-}
-
-#undef VEC
-#undef LOOSE
-#undef MASK
-#undef NAME
-#undef EACH
+#include "kernels/lanes_f32_end.h"

@@ -5,9 +5,6 @@
 #include "base/bf16.h"
 #include "kernels/kernels.h"
 
-#define PASTE2(a, b) a##b
-#define PASTE(a, b) PASTE2(a, b)
-#define INLINE TARGET static inline __attribute__((always_inline))
 #define KERNEL TARGET static
 
 #define LANES WIDE
@@ -17,6 +14,8 @@
 #include "kernels/train_f32_block.h"
 #undef LANES
 
+#define PASTE2(a, b) a##b
+#define PASTE(a, b) PASTE2(a, b)
 #define W(n) PASTE(n, WIDE)
 
 /* Runs BLOCK(name, K) for four, two, one wide vectors and then single channels, until all channels are done; c is the first channel. */
@@ -138,30 +137,6 @@ KERNEL void max(const float *x, ptrdiff_t row, ptrdiff_t step, size_t rows, size
 #undef BLOCK
 }
 
-/* Runs a body for every whole vector of n channels and then for single ones; c is the channel. */
-#define FOR_VECTORS(n, NAME, ...)                          \
-    do {                                                   \
-        size_t c = 0;                                      \
-        for (; c + WIDE <= (n); c += WIDE) W(NAME)(__VA_ARGS__); \
-        for (; c < (n); c++) ONE(NAME)(__VA_ARGS__);       \
-    } while (0)
-
-KERNEL void wino_input(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position) {
-    FOR_VECTORS(channels, wino_input_block, d + c, row, step, to + c, position);
-}
-
-KERNEL void wino_output(const float *m, size_t position, size_t channels, float *y, ptrdiff_t row, ptrdiff_t step, const float *bias, float lo, float hi) {
-    FOR_VECTORS(channels, wino_output_block, m + c, position, y + c, row, step, bias + c, lo, hi);
-}
-
-KERNEL void wino_gradient(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position) {
-    FOR_VECTORS(channels, wino_gradient_block, dy + c, row, step, to + c, position);
-}
-
-KERNEL void wino_weights(const float *g, size_t tap, float *to, size_t position, size_t count) { FOR_VECTORS(count, wino_weights_block, g + c, tap, to + c, position); }
-
-KERNEL void wino_sums(const float *u, size_t position, float *dg, size_t tap, size_t count) { FOR_VECTORS(count, wino_sums_block, u + c, position, dg + c, tap); }
-
 /* Eight sums in double, whatever the vector width. */
 KERNEL double sum_squares(const float *x, size_t count) {
     double lane[8] = {0}, total = 0;
@@ -202,11 +177,6 @@ const dn_train_f32 PASTE(dn_train_f32_, ISA) = {
     .add_scaled = add_scaled,
     .max_gradient = max_gradient,
     .max = max,
-    .wino_input = wino_input,
-    .wino_output = wino_output,
-    .wino_gradient = wino_gradient,
-    .wino_weights = wino_weights,
-    .wino_sums = wino_sums,
     .sum_squares = sum_squares,
     .sgd = sgd,
     .adamw = adamw,

@@ -73,14 +73,33 @@ static void choose_wino(const dn_plan *plan, dn_plan_op *op, const int8_t *codes
     }
 }
 
+/* The same for float layers, whose transformed weights take 16 floats for 9. */
+static void choose_wino_f32(const dn_plan *plan, dn_plan_op *op) {
+    const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
+    if (op->kind != DN_DO_CONV || op->int8 || plan->bf16 || plan->compact || op->partial || !dn_wino_f32_fits(node)) return;
+    if (!dn_wino_f32_pays(node, input->channels / node->groups, node->channels / node->groups)) return;
+    op->winograd = 2;
+    op->stored = true;
+}
+
+/* Does a point exist at which the layer has fewer channels, so that it may have to be computed directly? */
+static bool is_elastic(const dn_plan *plan, const dn_plan_op *op) {
+    const dn_node *nodes[2] = {&plan->graph->nodes[op->node], &plan->graph->nodes[plan->graph->nodes[op->node].inputs[0]]};
+    for (int k = 0; k < 2; k++)
+        for (int32_t s = 0; s < nodes[k]->segment_count; s++)
+            if (plan->graph->spaces[nodes[k]->segments[s].space].elastic) return true;
+    return false;
+}
+
 static dn_status place_wino(const dn_plan *plan, dn_plan_op *op, size_t *used, dn_error *err) {
     size_t bytes;
+    const size_t element = op->int8 ? sizeof(int16_t) : sizeof(float);
     op->wino_offset = *used;
     size_t channels = (size_t)tap_channels(plan, op);
-    op->wino_chunk = channels < DN_WINO_CHUNK ? (int32_t)channels : DN_WINO_CHUNK;
+    op->wino_chunk = channels < DN_WINO_CHUNK || !op->int8 ? (int32_t)channels : DN_WINO_CHUNK;
     op->wino_panel_stride = dn_round_up(channels, (size_t)op->wino_chunk) * PANEL * (size_t)dn_wino_positions(op->winograd);
     op->wino_group_stride = op->wino_panel_stride * dn_ceil_div((size_t)op->group_out, PANEL);
-    bool fits = dn_size_mul(op->wino_group_stride, (size_t)op->pack_groups * sizeof(int16_t), &bytes) && dn_size_add(*used, dn_round_up(bytes, 64), used);
+    bool fits = dn_size_mul(op->wino_group_stride, (size_t)op->pack_groups * element, &bytes) && dn_size_add(*used, dn_round_up(bytes, 64), used);
     return fits ? DN_OK : dn_fail(err, DN_ENOMEM, "%s: weights do not fit in memory", plan->graph->nodes[op->node].name);
 }
 
@@ -168,6 +187,15 @@ static void pack_wino(const dn_plan *plan, const dn_plan_op *op, const dn_params
     }
 }
 
+/* The same output channel for wino_f32: [position][channel][16]. */
+static void pack_wino_f32(const dn_plan *plan, const dn_plan_op *op, const dn_params *p, size_t output) {
+    const dn_node *node = &plan->graph->nodes[op->node], *input = &plan->graph->nodes[node->inputs[0]];
+    size_t fan = (size_t)(input->channels / node->groups), group = output / (size_t)op->group_out, within = output % (size_t)op->group_out;
+    float *lane = (float *)(void *)(plan->blob + op->wino_offset) + group * op->wino_group_stride + within / PANEL * op->wino_panel_stride + within % PANEL;
+    for (size_t c = 0; c < fan; c++)
+        plan->kernels.wino_f32->weights(p->weight + output * 9 * fan + c, fan, lane + c * PANEL, (size_t)op->wino_chunk * PANEL, 1);
+}
+
 /* ---- the parameters that binding reads ---- */
 
 static size_t keep(dn_plan *plan, const float *values, size_t count) {
@@ -232,7 +260,8 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
         if (op->int8) DN_TRY(check_accumulator(plan, op, params[op->node].codes, err));
         choose_wino(plan, op, params[op->node].codes);
         op->planes = dn_planes_fit(plan, op, params[op->node].codes);
-        op->direct = !op->stored || plan->least_bits < 8;
+        choose_wino_f32(plan, op);
+        op->direct = !op->stored || (op->int8 ? plan->least_bits < 8 : is_elastic(plan, op));
         DN_TRY(place(plan, op, &plan->blob_bytes, err));
     }
     plan->blob_bytes += 64; /* depthwise kernels read whole panels, also from the middle of the last one */
@@ -243,7 +272,7 @@ dn_status dn_plan_pack(dn_plan *plan, const dn_params *params, dn_error *err) {
         if (op->planes) dn_planes_clear(plan, op);
         for (int32_t o = 0; op->kind == DN_DO_CONV && o < plan->graph->nodes[op->node].channels; o++) {
             pack_output(plan, op, &params[op->node], (size_t)o);
-            if (op->stored) pack_wino(plan, op, &params[op->node], (size_t)o);
+            if (op->stored) (op->int8 ? pack_wino : pack_wino_f32)(plan, op, &params[op->node], (size_t)o);
         }
     }
     DN_TRY(DN_NEW(&plan->weight_scale, 4 * nodes, err));

@@ -277,6 +277,11 @@ void dn_run_step(const dn_run_context *run, const dn_step *step);
 void dn_run_conv(const dn_run_context *run, const dn_step *step);      /* run_conv.c */
 void dn_run_linear(const dn_run_context *run, const dn_step *step);    /* run_linear.c */
 void dn_run_wino(const dn_run_context *run, const dn_step *step);      /* run_wino.c */
+void dn_run_wino_f32(const dn_run_context *run, const dn_step *step);  /* run_wino_f32.c */
+/* Whether a float convolution could be computed by wino_f32, and, at a number of channels per group, should. */
+bool dn_wino_f32_fits(const dn_node *node);
+bool dn_wino_f32_pays(const dn_node *node, int32_t inputs, int32_t outputs);
+size_t dn_wino_f32_scratch(const dn_plan *plan, const dn_step *step);
 void dn_run_depthwise(const dn_run_context *run, const dn_step *step); /* run_depthwise.c */
 void dn_run_pixels(const dn_run_context *run, const dn_step *step);    /* run_pixels.c: everything else */
 /* The halo beside rows [begin, end): left and right columns; with the first and the last row also the rows above and below. */

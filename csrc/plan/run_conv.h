@@ -99,4 +99,8 @@ static inline dn_place dn_walk_place(const dn_walk *w, int32_t y, int32_t x) {
                       .residual = (ptrdiff_t)y * step->second.row + (ptrdiff_t)x * step->second.pixel};
 }
 
+/* Tiles along a side; a last one that does not fit is moved back over its neighbour. */
+static inline int32_t dn_tiles_along(int32_t side, int32_t outputs) { return (outputs + side - 1) / side; }
+static inline int32_t dn_tile_begin(int32_t side, int32_t number, int32_t outputs) { return side * number + side <= outputs ? side * number : outputs - side; }
+
 #endif

@@ -2,16 +2,12 @@
 #include "base/pool.h"
 #include "plan/run_conv.h"
 
-/* Tiles along a side; a last one that does not fit is moved back over its neighbour. */
-static int32_t tiles_along(int32_t side, int32_t outputs) { return (outputs + side - 1) / side; }
-static int32_t tile_begin(int32_t side, int32_t number, int32_t outputs) { return side * number + side <= outputs ? side * number : outputs - side; }
-
 /* Offsets of the tiles from number `first` on; the last of `end` is repeated up to a whole quad. Returns how many that makes. */
 static int32_t fill_tiles(const dn_walk *w, int32_t first, int32_t end, int32_t block, int32_t in[], int32_t out[], int32_t residual[]) {
-    int32_t side = w->step->winograd, across = tiles_along(side, w->node->width), left = end - first < block ? end - first : block, count = (int32_t)dn_round_up((size_t)left, DN_WINO_QUAD);
+    int32_t side = w->step->winograd, across = dn_tiles_along(side, w->node->width), left = end - first < block ? end - first : block, count = (int32_t)dn_round_up((size_t)left, DN_WINO_QUAD);
     int32_t row = first / across, column = first % across;
     for (int32_t i = 0; i < left; i++) {
-        dn_place p = dn_walk_place(w, tile_begin(side, row, w->node->height), tile_begin(side, column, w->node->width));
+        dn_place p = dn_walk_place(w, dn_tile_begin(side, row, w->node->height), dn_tile_begin(side, column, w->node->width));
         in[i] = (int32_t)p.in, out[i] = (int32_t)p.out, residual[i] = (int32_t)p.residual;
         if (++column == across) column = 0, row++;
     }
@@ -57,7 +53,7 @@ static void run_group(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t
     const dn_step *step = w->step;
     const size_t out_size = step->out.u8 ? 1 : sizeof(float);
     dn_run runs[DN_WINO_RUNS];
-    int32_t in[DN_WINO_TILES], out[DN_WINO_TILES], residual[DN_WINO_TILES], lanes, side = step->winograd, across = tiles_along(side, w->node->width);
+    int32_t in[DN_WINO_TILES], out[DN_WINO_TILES], residual[DN_WINO_TILES], lanes, side = step->winograd, across = dn_tiles_along(side, w->node->width);
     int32_t run_count = runs_of(w, runs, &lanes), block = dn_wino_block(side, lanes, step->packed);
     dn_wino_s8_job job = {.input = w->run->arena + step->in.offset + dn_walk_in(w, group),
                           .output = w->run->target + step->out.offset + (size_t)dn_walk_out(w, group, panel) * out_size,
@@ -82,7 +78,7 @@ static int32_t first_part(const dn_walk *w) { return w->first_group * w->panels;
 static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
     uint8_t *scratch = w->run->scratch + (size_t)worker * w->run->point->scratch_bytes;
     bool bottom = end == tile_rows(w);
-    int32_t tile_end = bottom ? tiles_along(w->step->winograd, w->node->height) : end;
+    int32_t tile_end = bottom ? dn_tiles_along(w->step->winograd, w->node->height) : end;
     for (int32_t part = first; part < last;) {
         int32_t group = part / w->panels, panel = part % w->panels, count = last - part < w->panels - panel ? last - part : w->panels - panel;
         run_group(w, scratch, begin, tile_end, group, panel, count);

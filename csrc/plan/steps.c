@@ -67,7 +67,8 @@ static bool is_heavy(const dn_plan *plan, const dn_plan_op *op, const dn_step *s
     if (op->kind != DN_DO_CONV || pixels == 0) return false;
     for (int32_t i = 0; i < (step->has_second ? 3 : 2); i++) bytes += (size_t)(maps[i]->height * maps[i]->width * maps[i]->pixel) * (size_t)maps[i]->size;
     size_t weights = (size_t)step->macs / pixels;
-    return (step->winograd && !step->packed ? weights * (size_t)dn_wino_positions(step->winograd) * sizeof(int16_t) / 9 : weights * dn_weight_size(plan, op)) > bytes;
+    bool transformed = step->winograd && !step->packed;
+    return (transformed ? weights * (size_t)dn_wino_positions(step->winograd) * (op->int8 ? sizeof(int16_t) : sizeof(float)) / 9 : weights * dn_weight_size(plan, op)) > bytes;
 }
 
 /* in and second: the maps it reads, if any. */
@@ -86,7 +87,8 @@ static void write_step(const dn_point *point, int32_t number, const dn_map *in, 
     s->view_add = dn_view_add(s->bits);
     s->view_mask = dn_view_mask(s->bits);
     s->winograd = (int8_t)op->winograd;
-    s->packed = !op->stored || s->bits < 8;
+    s->packed = op->int8 && (!op->stored || s->bits < 8);
+    if (!op->int8 && op->winograd && !dn_wino_f32_pays(&plan->graph->nodes[op->node], op->group_in ? op->group_in : s->in.channels, op->group_in ? op->group_out : s->out.channels)) s->winograd = 0;
     s->pass_bias = op->partial && op->int8 && s->in.zero != plan->kernels.conv_s8->a_offset;
     s->flags = (op->residual >= 0 ? DN_EPI_RESIDUAL : 0) | (dn_op_has_act(plan, op, DN_OP_HARDSWISH) ? DN_EPI_HARDSWISH : 0) | (op->float_out ? DN_CONV_F32_OUT : 0) | (r->bounded ? DN_EPI_BOUNDED : 0);
     s->macs = macs_of(plan, op, s);

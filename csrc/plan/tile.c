@@ -179,6 +179,7 @@ void dn_point_shape_name(const dn_point *point, int32_t number, char name[96]) {
 size_t dn_conv_scratch(const dn_plan *plan, dn_step *step) {
     const dn_plan_op *op = &plan->ops[step->op];
     const dn_node *node = &plan->graph->nodes[op->node];
+    if (step->winograd && !op->int8) return dn_wino_f32_scratch(plan, step);
     if (step->winograd) {
         int32_t lanes = op->group_in ? (int32_t)dn_round_up((size_t)op->group_in, 4) : step->in.pixel;
         return dn_round_up(dn_wino_scratch(step->winograd, dn_wino_block(step->winograd, lanes, step->packed), lanes, step->packed), 64);

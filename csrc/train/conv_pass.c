@@ -3,7 +3,7 @@
  * The choice of tiles changes no bit of the result: every output is one chain of fused multiply-adds in the order of its runs. */
 #include "train/train.h"
 
-enum { LINES = 16 };
+enum { MAX_TILE = 32, CHUNK = 64, LINES = 16 };
 
 /* Cycles of one step (one input channel) of a tile, in units of one panel-wide multiply-add: arithmetic, loads, or the latency of too few sums. */
 static float tile_cost(int mr, int nr) {
@@ -76,7 +76,7 @@ static const dn_conv_f32_variant *best_variant(const dn_conv_f32 *kernels, const
     for (size_t i = 0; i < kernels->variant_count; i++) {
         const dn_conv_f32_variant *v = &kernels->variants[i];
         layout how;
-        if (v->nr != nr || (v->form == DN_FORM_ROW && v->mr > pass->columns) || v->mr > DN_MAX_TILE) continue;
+        if (v->nr != nr || (v->form == DN_FORM_ROW && v->mr > pass->columns) || v->mr > MAX_TILE) continue;
         float c = best_layout(pass, v, &how) * tile_cost(v->mr, nr);
         if (best && c >= *cost) continue;
         best = v;
@@ -85,9 +85,10 @@ static const dn_conv_f32_variant *best_variant(const dn_conv_f32 *kernels, const
     return best;
 }
 
-void dn_conv_pass_choose(const dn_conv_f32 *kernels, const dn_conv_pass *pass, int32_t panels, const dn_conv_f32_variant **use) {
+/* Which variants cover `panels` panels most cheaply: use[p] is the one to take when p panels are left. */
+static void choose(const dn_conv_f32 *kernels, const dn_conv_pass *pass, int32_t panels, const dn_conv_f32_variant **use) {
     const dn_conv_f32_variant *variant[8] = {0};
-    float cost[8] = {0}, total[DN_CHUNK + 1] = {0};
+    float cost[8] = {0}, total[CHUNK + 1] = {0};
     for (int nr = 1; nr < 8; nr++) variant[nr] = best_variant(kernels, pass, nr, &cost[nr]);
     for (int32_t p = 1; p <= panels; p++) {
         use[p] = NULL;
@@ -136,7 +137,7 @@ static void run_rows(const dn_conv_pass *pass, const dn_conv_f32_variant *varian
 
 static void run_region(const dn_conv_pass *pass, const dn_conv_f32_variant *variant, const dn_conv_f32_job *common, const region *where) {
     dn_conv_f32_job job = *common;
-    int32_t in[DN_MAX_TILE], out[DN_MAX_TILE], y = where->y, x = where->x;
+    int32_t in[MAX_TILE], out[MAX_TILE], y = where->y, x = where->x;
     int32_t left = ceil_div(where->y_end - where->y, where->y_step) * ceil_div(where->x_end - where->x, where->x_step);
     job.in_offset = in;
     job.out_offset = out;
@@ -171,13 +172,13 @@ static void run_pointers(const dn_conv_pass *pass, const dn_conv_f32_variant *va
 }
 
 void dn_conv_pass_run(const dn_conv_f32 *kernels, const dn_conv_pass *pass) {
-    const dn_conv_f32_variant *use[DN_CHUNK + 1];
+    const dn_conv_f32_variant *use[CHUNK + 1];
     int32_t panels = ceil_div(pass->outputs, 16), planned = 0;
     if (pass->rows < 1 || pass->columns < 1) return;
     for (int32_t p = 0; p < panels;) {
-        int32_t left = panels - p < DN_CHUNK ? panels - p : DN_CHUNK;
+        int32_t left = panels - p < CHUNK ? panels - p : CHUNK;
         if (left > planned) {
-            dn_conv_pass_choose(kernels, pass, left, use);
+            choose(kernels, pass, left, use);
             planned = left;
         }
         const dn_conv_f32_variant *variant = use[left];

@@ -281,9 +281,6 @@ typedef struct dn_conv_pass {
     dn_ahead *ahead; /* may be NULL */
 } dn_conv_pass;
 void dn_conv_pass_run(const dn_conv_f32 *kernels, const dn_conv_pass *pass);
-/* Which variants cover `panels` panels, at most DN_CHUNK, most cheaply: use[p] is the one to take when p panels are left. */
-enum { DN_CHUNK = 64, DN_MAX_TILE = 32 };
-void dn_conv_pass_choose(const dn_conv_f32 *kernels, const dn_conv_pass *pass, int32_t panels, const dn_conv_f32_variant **use);
 void dn_fetch_ahead(dn_ahead *ahead); /* some lines of what comes next; may be NULL */
 
 typedef struct dn_grad_pass {
@@ -328,8 +325,7 @@ typedef struct dn_winograd_pass {
     size_t panel_stride, position_stride;
     const dn_run *runs; /* of one position */
     int32_t run_count;
-    const float *bias, *ones, *zeros;
-    float lo, hi;
+    dn_epilogue epilogue; /* of the first output */
     float *v, *m; /* [16][tiles][channels], [16][tiles][outputs in whole panels] */
     dn_ahead *ahead;
 } dn_winograd_pass;

@@ -64,7 +64,7 @@ bool dn_winograd_pays(const dn_layer *layer) {
 
 static void transform(const dn_trainer *trainer, const float *weights, size_t panels, size_t panel, float *to) {
     size_t tap = panel / 9;
-    for (size_t p = 0; p < panels; p++) trainer->kernels.train_f32->wino_weights(weights + p * panel, tap, to + p * wino_panel(panel), tap, tap);
+    for (size_t p = 0; p < panels; p++) trainer->kernels.wino_f32->weights(weights + p * panel, tap, to + p * wino_panel(panel), tap, tap);
 }
 
 void dn_winograd_refresh(const dn_trainer *trainer, dn_layer *layer) {
@@ -104,7 +104,6 @@ void dn_winograd_forward(dn_trainer *trainer, const dn_unit *unit, size_t image,
     for (int32_t g = 0; g < layer->groups; g++) {
         int32_t outputs = dn_active_outputs(layer, g), first, cut, cuts, channels = group_channels(layer, g, &first, &cut, &cuts);
         if (!outputs) break;
-        dn_epilogue epilogue = dn_layer_epilogue(trainer, unit, g);
         dn_winograd_pass pass = {
             .in_row = (ptrdiff_t)(x->width + node->pad_left + node->pad_right) * x->channels,
             .in_step = x->channels,
@@ -119,11 +118,7 @@ void dn_winograd_forward(dn_trainer *trainer, const dn_unit *unit, size_t image,
             .position_stride = layer->panel / 9,
             .runs = layer->wino_runs + cut,
             .run_count = cuts,
-            .bias = epilogue.bias,
-            .ones = trainer->ones,
-            .zeros = trainer->zeros,
-            .lo = epilogue.lo,
-            .hi = epilogue.hi,
+            .epilogue = dn_layer_epilogue(trainer, unit, g),
             .v = scratch->v,
             .m = scratch->m,
             .ahead = &scratch->ahead,
@@ -161,11 +156,7 @@ static dn_winograd_pass back_pass(const dn_trainer *trainer, const dn_unit *unit
         .position_stride = layer->back_panel / 9,
         .runs = run,
         .run_count = run->count > 0,
-        .bias = trainer->zeros,
-        .ones = trainer->ones,
-        .zeros = trainer->zeros,
-        .lo = -INFINITY,
-        .hi = INFINITY,
+        .epilogue = {.scale = trainer->ones, .bias = trainer->zeros, .lo = -INFINITY, .hi = INFINITY},
         .v = scratch->v,
         .m = scratch->m,
         .ahead = &scratch->ahead,
@@ -267,7 +258,7 @@ void dn_winograd_heavy(dn_trainer *trainer, const dn_layer *layer, const dn_valu
         if (layer->wino_images > 1) dn_winograd_grad_add(&trainer->kernels, &grad, (int32_t)count * all);
     }
     for (size_t p = 0; p < panels; p++)
-        trainer->kernels.train_f32->wino_sums(scratch->sums + p * POSITIONS * position, position,
+        trainer->kernels.wino_f32->sums(scratch->sums + p * POSITIONS * position, position,
                                               layer->weight.gradient + ((size_t)(part->group * layer->group_panels + part->panel) + p) * layer->panel + (size_t)within * 16, layer->panel / 9, position);
 }
 
@@ -276,5 +267,5 @@ void dn_winograd_finish_splits(const dn_trainer *trainer, const dn_layer *layer)
     float *splits = trainer->splits + layer->split_offset;
     const size_t panel = wino_panel(layer->panel), tap = layer->panel / 9;
     for (size_t s = 1; s < DN_SPLITS; s++) trainer->kernels.train_f32->add(splits, splits + s * trainer->split_floats, layer->split_size);
-    for (size_t p = 0; p < panels_of(layer); p++) trainer->kernels.train_f32->wino_sums(splits + p * panel, tap, layer->weight.gradient + p * layer->panel, tap, tap);
+    for (size_t p = 0; p < panels_of(layer); p++) trainer->kernels.wino_f32->sums(splits + p * panel, tap, layer->weight.gradient + p * layer->panel, tap, tap);
 }

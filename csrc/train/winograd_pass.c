@@ -13,8 +13,7 @@ enum { POSITIONS = 16 };
 bool dn_winograd_fits(const dn_node *node, const dn_node *input) {
     bool even = node->height % 2 == 0 && node->width % 2 == 0 && input->height % 2 == 0 && input->width % 2 == 0;
     bool pads = node->pad_top < 3 && node->pad_bottom < 3 && node->pad_left < 3 && node->pad_right < 3;
-    return !node->depthwise && node->kernel_h == 3 && node->kernel_w == 3 && node->stride_h == 1 && node->stride_w == 1 && node->dilation_h == 1 && node->dilation_w == 1 && even && pads &&
-           node->channels / node->groups <= 16 * DN_CHUNK && input->channels / node->groups <= 16 * DN_CHUNK;
+    return !node->depthwise && node->kernel_h == 3 && node->kernel_w == 3 && node->stride_h == 1 && node->stride_w == 1 && node->dilation_h == 1 && node->dilation_w == 1 && even && pads;
 }
 
 /* Where tile t of a map begins. */
@@ -23,62 +22,35 @@ static ptrdiff_t place(int32_t t, int32_t across, ptrdiff_t row, ptrdiff_t step)
 void dn_winograd_load(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block) {
     const size_t channels = (size_t)pass->channels;
     for (int32_t t = 0; t < block->count; t++)
-        kernels->train_f32->wino_input(pass->input + place(block->first + t, pass->columns / 2, pass->in_row, pass->in_step), pass->in_row, pass->in_step, channels,
+        kernels->wino_f32->input(pass->input + place(block->first + t, pass->columns / 2, pass->in_row, pass->in_step), pass->in_row, pass->in_step, channels,
                                        pass->v + (size_t)(block->at + t) * channels, (size_t)block->all * channels);
 }
 
 void dn_winograd_store(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block) {
     const size_t lanes = dn_round_up((size_t)pass->outputs, 16);
     for (int32_t t = 0; t < block->count; t++)
-        kernels->train_f32->wino_output(pass->m + (size_t)(block->at + t) * lanes, (size_t)block->all * lanes, (size_t)pass->outputs,
-                                        pass->output + place(block->first + t, pass->columns / 2, pass->out_row, pass->out_step), pass->out_row, pass->out_step, pass->bias, pass->lo, pass->hi);
+        kernels->wino_f32->output(pass->m + (size_t)(block->at + t) * lanes, (size_t)block->all * lanes, (size_t)pass->outputs,
+                                        pass->output + place(block->first + t, pass->columns / 2, pass->out_row, pass->out_step), pass->out_row, pass->out_step, NULL, 0, 0, &pass->epilogue);
 }
 
-/* Offsets of the pixels of a tile of which `left` are there; the last is repeated. */
-static void point_to(const dn_conv_f32_job *job, int mr, int32_t left, int32_t *in, int32_t *out) {
-    for (int i = 0; i < mr; i++) {
-        int32_t k = i < left ? i : left - 1;
-        in[i] = k * (int32_t)job->in_step;
-        out[i] = k * (int32_t)job->out_step;
-    }
-}
-
-static void multiply_position(const dn_winograd_pass *pass, const dn_conv_f32_variant *const *use, int32_t tiles, int32_t panels, int32_t position) {
-    size_t lanes = 16 * (size_t)panels;
-    int32_t in[DN_MAX_TILE], out[DN_MAX_TILE];
-    for (int32_t p = 0; p < panels;) {
-        const dn_conv_f32_variant *variant = use[panels - p];
-        dn_conv_f32_job job = {
-            .in_offset = in,
-            .out_offset = out,
-            .weights = pass->weights + (size_t)p * pass->panel_stride + (size_t)position * pass->position_stride,
-            .panel_stride = pass->panel_stride,
-            .runs = pass->runs,
-            .run_count = (size_t)pass->run_count,
-            .in_step = pass->channels,
-            .out_step = (ptrdiff_t)lanes,
-            .last = 16,
-            .epilogue = {.scale = pass->ones, .bias = pass->zeros, .lo = -INFINITY, .hi = INFINITY},
-        };
-        const float *from = pass->v + (size_t)position * (size_t)tiles * (size_t)pass->channels;
-        float *to = pass->m + (size_t)position * (size_t)tiles * lanes + 16 * p;
-        for (int32_t t = 0; t < tiles; t += variant->mr) {
-            int32_t first = t + variant->mr <= tiles || variant->form == DN_FORM_POINTER ? t : tiles - variant->mr;
-            job.input = from + (ptrdiff_t)first * pass->channels;
-            job.output = to + (size_t)first * lanes;
-            if (variant->form == DN_FORM_POINTER) point_to(&job, variant->mr, tiles - first, in, out);
-            variant->run(&job);
-            dn_fetch_ahead(pass->ahead);
-        }
-        p += variant->nr;
-    }
-}
+static void fetch(void *ahead) { dn_fetch_ahead(ahead); }
 
 void dn_winograd_multiply(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles) {
-    const dn_conv_f32_variant *use[DN_CHUNK + 1];
-    const int32_t panels = (int32_t)dn_ceil_div((size_t)pass->outputs, 16);
-    dn_conv_pass_choose(kernels->conv_f32, &(dn_conv_pass){.rows = 1, .columns = tiles}, panels, use);
-    for (int32_t position = 0; position < POSITIONS; position++) multiply_position(pass, use, tiles, panels, position);
+    dn_wino_f32_product product = {
+        .v = pass->v,
+        .weights = pass->weights,
+        .m = pass->m,
+        .tiles = tiles,
+        .channels = pass->channels,
+        .panels = (int32_t)dn_ceil_div((size_t)pass->outputs, 16),
+        .panel_stride = pass->panel_stride,
+        .position_stride = pass->position_stride,
+        .runs = pass->runs,
+        .run_count = (size_t)pass->run_count,
+        .between = pass->ahead ? fetch : NULL,
+        .context = pass->ahead,
+    };
+    dn_wino_f32_multiply(kernels->conv_f32, &product);
 }
 
 void dn_winograd_pass_run(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles) {
@@ -98,9 +70,9 @@ void dn_winograd_grad_load(const dn_kernels *kernels, const dn_winograd_grad *gr
     const int32_t across = grad->columns / 2;
     const size_t channels = (size_t)grad->channels, outputs = (size_t)grad->outputs;
     for (int32_t t = 0; t < block->count; t++) {
-        kernels->train_f32->wino_input(grad->x + place(block->first + t, across, grad->x_row, grad->x_step), grad->x_row, grad->x_step, channels,
+        kernels->wino_f32->input(grad->x + place(block->first + t, across, grad->x_row, grad->x_step), grad->x_row, grad->x_step, channels,
                                        grad->v + (size_t)(block->at + t) * channels, (size_t)block->all * channels);
-        kernels->train_f32->wino_gradient(grad->dy + place(block->first + t, across, grad->dy_row, grad->dy_step), grad->dy_row, grad->dy_step, outputs,
+        kernels->wino_f32->gradient(grad->dy + place(block->first + t, across, grad->dy_row, grad->dy_step), grad->dy_row, grad->dy_step, outputs,
                                           grad->m + (size_t)(block->at + t) * outputs, (size_t)block->all * outputs);
     }
 }
