@@ -296,13 +296,17 @@ typedef struct dn_augment {
     int32_t flip;  /* 1: left-right with probability 1/2 */
     int32_t crop;  /* pixels of zero padding (border value `fill`) before a random crop back to size */
     int32_t shift; /* largest shift in pixels, both axes, border `fill` */
+    int32_t cutout; /* side of the square that is taken out after that, 0: none; its middle is any pixel */
     uint8_t fill;
+    const uint8_t *cutout_fill; /* [c]; NULL: `fill` */
     uint64_t seed;
     uint32_t epoch;
 } dn_augment;
 /* images [total][h][w][c] uint8, index[n] selects; randomness is keyed by (seed, epoch, index[i]). out [n][h][w][c]. */
 dn_status dn_augment_batch(const uint8_t *images, size_t total, size_t h, size_t w, size_t c, const int64_t *index, size_t n, const dn_augment *how, int32_t threads, uint8_t *out,
                            dn_error *err);
+/* out[n]: 1 where dn_augment_batch mirrors image index[i]. */
+void dn_augment_flips(const int64_t *index, size_t n, const dn_augment *how, uint8_t *out);
 
 /* Early halting: pure functions of the history (methods: early-halting distillation). */
 typedef struct dn_halting {

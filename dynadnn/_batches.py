@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     """Images, labels and weights, as a `Split` holds them."""
 
     x: NDArray[Any]
-    y: NDArray[Any]
+    y: Any  # an array, or MixedLabels
     weight: NDArray[np.float32] | None
 
 
@@ -172,7 +172,7 @@ def data_of_batches(
         train=sample,
         val=_validation(val, sample, shape, outputs),
         test=sample.take([]),
-        calibration=calibration_images(sample, None),
+        calibration=calibration_images(sample, None, None),
         outputs=outputs,
         names=tuple(str(k) for k in range(outputs)) if names is None else names,
         preprocess=statistics(sample.x) if sample.x.dtype == np.uint8 else None,

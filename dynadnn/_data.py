@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _core
 from ._arguments import as_array, check_finite, generator, positive_int
+from ._augment import Augment, moved
 from ._preprocess import Preprocess
 from ._weights import check_binary
 
@@ -20,35 +20,6 @@ if TYPE_CHECKING:
     from ._batches import Stream
 
 CALIBRATION_IMAGES = 256
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Random changes of training images; each is drawn per image and epoch.
-
-    Parameters
-    ----------
-    flip : bool
-        Mirror left and right with probability one half.
-    crop : int
-        Pixels of border (value 0) added on each side before a random crop back to size.
-    shift : int
-        Largest shift along both axes, in pixels; what enters is 0.
-    """
-
-    flip: bool = False
-    crop: int = 0
-    shift: int = 0
-
-    def __post_init__(self) -> None:
-        positive_int(self.crop, "crop", 0)
-        positive_int(self.shift, "shift", 0)
-
-    def __str__(self) -> str:
-        parts = ["flip"] if self.flip else []
-        parts += [f"pad-crop {self.crop}"] if self.crop else []
-        parts += [f"shift up to {self.shift}"] if self.shift else []
-        return ", ".join(parts) or "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +77,8 @@ class Data:
     train, val, test : Split
         For training, for choices, and for the final figure; val and test may be empty.
     calibration : Split
-        Images of the training split (256, fewer if it is smaller), augmented as in training, for statistics and
-        quantisation.
+        Images of the training split (256, fewer if it is smaller), flipped, cropped, shifted and cut out of as in
+        training, for statistics and quantisation.
     outputs : int
         Classes, or columns of y.
     names : tuple of str
@@ -160,7 +131,7 @@ class Data:
             train=train,
             val=self.val.subset(n),
             test=self.test.subset(n),
-            calibration=calibration_images(train, self.augment),
+            calibration=calibration_images(train, self.augment, self.preprocess),
         )
 
     def __repr__(self) -> str:
@@ -277,9 +248,8 @@ def split_data(
         raise ValueError("the groups leave no images for training: lower val and test")
     outputs, labels = _outputs([train, *splits.values()], names)
     preprocess = statistics(train.x) if x.dtype == np.uint8 else None
-    return Data(
-        train, splits["val"], splits["test"], calibration_images(train, augment), outputs, labels, preprocess, augment
-    )
+    calibration = calibration_images(train, augment, preprocess)
+    return Data(train, splits["val"], splits["test"], calibration, outputs, labels, preprocess, augment)
 
 
 def _outputs(splits: Sequence[Split], names: Sequence[str] | None) -> tuple[int, tuple[str, ...]]:
@@ -311,11 +281,9 @@ def statistics(x: NDArray[Any]) -> Preprocess:
     return Preprocess(mean, std)
 
 
-def calibration_images(train: Split, augment: Augment | None) -> Split:
-    """Training images changed as training changes them: statistics of unchanged images can cost points of accuracy."""
+def calibration_images(train: Split, augment: Augment | None, preprocess: Preprocess | None) -> Split:
+    """Training images moved as training moves them: statistics of unchanged images can cost points of accuracy."""
     some = train.subset(CALIBRATION_IMAGES)
     if augment is None or some.x.dtype != np.uint8 or some.x.ndim != 4:
         return some
-    rows = np.arange(len(some), dtype=np.int64)
-    x = np.ascontiguousarray(some.x)
-    return replace(some, x=_core.augment(x, rows, flip=augment.flip, crop=augment.crop, shift=augment.shift))
+    return replace(some, x=moved(some.x, np.arange(len(some), dtype=np.int64), augment, preprocess))

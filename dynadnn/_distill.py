@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _checkpoint
+from . import _checkpoint, _core
 from ._arguments import as_array, check_finite
+from ._augment import Augment, Labels, label_loss
 from ._continue import Source, begin, fits
 from ._data import Data, Split
 from ._errors import FormatError, NonFiniteError, UnsupportedError
@@ -176,8 +177,21 @@ def _ready(net: Network) -> bool:
 def _check_batches(teacher: Teacher, settings: Settings) -> None:
     """Images that arrive in batches have no index: nothing can be kept per image."""
     why = "the images of this data set arrive in batches and have no index, so no outputs can be kept per image"
-    if not isinstance(teacher, Network) and (not callable(teacher) or hasattr(teacher, "__array__")):
+    if _is_array(teacher):
         raise ValueError(f"teacher is an array in the order of train.index, but {why}: pass a Network or a function")
+    if settings.halting is not None and settings.halting.teacher:
+        raise ValueError(f"halting the teacher averages its outputs per image, but {why}: EarlyHalting(teacher=False)")
+
+
+def _is_array(teacher: Teacher) -> bool:
+    return not isinstance(teacher, Network) and (not callable(teacher) or hasattr(teacher, "__array__"))
+
+
+def _check_mixup(teacher: Teacher, settings: Settings) -> None:
+    """Refuse teachers that know images by number: a mixed image is new every time."""
+    why = "mixup makes new images of pairs, whose outputs are not those of any image"
+    if _is_array(teacher):
+        raise ValueError(f"teacher is an array of outputs per image, but {why}: pass a Network or a function")
     if settings.halting is not None and settings.halting.teacher:
         raise ValueError(f"halting the teacher averages its outputs per image, but {why}: EarlyHalting(teacher=False)")
 
@@ -204,12 +218,17 @@ class Distillation:
         self.task = task_of(data.train.y, LABELS if isinstance(settings.loss, BCE) else None)
         self.outputs = student.outputs
         self.teacher = teacher
-        self.cached = settings.augment is None and data.stream is None
+        augment = settings.augment or Augment()
+        self.cached = augment.only_flips and data.stream is None
         if data.stream is not None:
             _check_batches(teacher, settings)
+        if augment.mixup:
+            _check_mixup(teacher, settings)
         n = len(data.train)
-        self.mean = np.zeros((n, self.outputs), np.float32)  # of the teacher's outputs per image
-        self.count = np.zeros(n, np.int64)
+        self.flips = self.cached and augment.flip and not _is_array(teacher)
+        forms = 2 if self.flips else 1  # of an image: plain, then mirrored ones
+        self.mean = np.zeros((forms * n, self.outputs), np.float32)  # of the teacher's outputs per image
+        self.count = np.zeros(forms * n, np.int64)
         self.change: list[float] = []
         self.moved, self.seen = 0.0, 0
         self.teacher_halted = False
@@ -284,11 +303,11 @@ class Distillation:
 
     # ---- a step ----
 
-    def targets(self, rows: NDArray[np.int64], x: NDArray[Any], y: NDArray[Any], weight: F32 | None, step: int) -> F32:
+    def targets(self, rows: NDArray[np.int64], x: NDArray[Any], y: Labels, weight: F32 | None, step: int) -> F32:
         """Return the teacher's outputs for a batch; the trainee's gradients are left waiting for commit."""
         start = time.perf_counter()
         self.last_macs = 0
-        self.soft = self._teacher_outputs(rows, x)
+        self.soft = self._teacher_outputs(rows, x, step)
         self.seconds["teacher"] += time.perf_counter() - start
         self.trainee_outputs = None
         if self.session is not None and not self.trainee_halted:
@@ -305,21 +324,27 @@ class Distillation:
             self.seconds["trainee"] += time.perf_counter() - start
         return self.soft
 
-    def _teacher_outputs(self, rows: NDArray[np.int64], x: NDArray[Any]) -> F32:
+    def _teacher_outputs(self, rows: NDArray[np.int64], x: NDArray[Any], step: int) -> F32:
         if self.teacher_halted:
             known = self.count[rows] > 0
             if known.all():
                 return self.mean[rows]
         if self.cached:
-            new = np.flatnonzero(self.count[rows] == 0)
+            forms = rows + len(self.data.train) * self._mirrored(rows, step) if self.flips else rows
+            new = np.flatnonzero(self.count[forms] == 0)
             if len(new):
-                self.mean[rows[new]] = self._live(rows[new], np.ascontiguousarray(x[new]), len(rows))
-                self.count[rows[new]] = 1
-            return self.mean[rows]
+                self.mean[forms[new]] = self._live(rows[new], np.ascontiguousarray(x[new]), len(rows))
+                self.count[forms[new]] = 1
+            return self.mean[forms]
         outputs = self._live(rows, x, len(rows))
         if self.settings.halting is not None and self.settings.halting.teacher:
             self._average(rows, outputs)
         return outputs
+
+    def _mirrored(self, rows: NDArray[np.int64], step: int) -> NDArray[np.bool_]:
+        """Which images of a batch augmentation has mirrored."""
+        epoch = step // (len(self.data.train) // self.settings.batch)
+        return _core.augment_flips(rows, seed=self.settings.seed, epoch=epoch)
 
     def _live(self, rows: NDArray[np.int64], x: NDArray[Any], batch: int) -> F32:
         outputs = self.run_teacher(rows, x)
@@ -343,7 +368,7 @@ class Distillation:
         self.mean[rows] = new
         self.count[rows] = count
 
-    def loss(self, outputs: F32, y: NDArray[Any], weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
+    def loss(self, outputs: F32, y: Labels, weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
         """Return loss per sample and gradient of a pass; `soft` (outputs of the widest) replaces the teacher."""
         assert self.soft is not None
         loss, gradient = self._mixed(outputs, y, weight, self.soft if soft is None else soft)
@@ -355,9 +380,9 @@ class Distillation:
             loss = loss + np.float32(share) * more
         return loss, gradient
 
-    def _mixed(self, outputs: F32, y: NDArray[Any], weight: F32 | None, soft: F32) -> tuple[F32, F32]:
+    def _mixed(self, outputs: F32, y: Labels, weight: F32 | None, soft: F32) -> tuple[F32, F32]:
         share = self.kd.soft_weight
-        loss, gradient = self.settings.loss(outputs, y, weight, 1 - share)
+        loss, gradient = label_loss(self.settings.loss, outputs, y, weight, 1 - share)
         loss = np.float32(1 - share) * loss
         if share > 0:
             more, _ = self.settings.loss.soft(outputs, soft, weight, self.kd.temperature, share, gradient)

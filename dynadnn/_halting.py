@@ -21,7 +21,7 @@ class EarlyHalting:
         Stop the co-trained network once the student's validation loss reaches its, or once it stops improving.
     teacher : bool, default True
         Replace the teacher's forward pass by the running average of its outputs per image once that hardly changes
-        (without augmentation the teacher runs once per image anyway).
+        (without augmentation the teacher runs once per image anyway, with flips alone twice).
     training : bool, default True
         Stop training without gain. A schedule tied to the number of epochs then makes its final decay first;
         otherwise the best weights are restored.

@@ -7,16 +7,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _checkpoint, _continue, _core, _rollback
+from . import _checkpoint, _continue, _rollback
+from ._ahead import Ahead
 from ._arguments import generator
+from ._augment import Augment, Labels, label_loss, mixed, moved, own_labels, transformed
 from ._batches import Batch
 from ._callbacks import Callback, Callbacks, Progress
-from ._data import Augment, Data, Split, calibration_images
+from ._data import Data, Split, calibration_images
 from ._errors import NonFiniteError
 from ._halting import EarlyHalting, Halt
 from ._history import History
@@ -67,10 +70,10 @@ class Settings:
 class Teaching(Protocol):
     """What distillation adds to the loop."""
 
-    def targets(self, rows: NDArray[np.int64], x: NDArray[Any], y: NDArray[Any], weight: F32 | None, step: int) -> F32:
+    def targets(self, rows: NDArray[np.int64], x: NDArray[Any], y: Labels, weight: F32 | None, step: int) -> F32:
         """Run teacher and trainee on a batch; the teacher's outputs."""
 
-    def loss(self, outputs: F32, y: NDArray[Any], weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
+    def loss(self, outputs: F32, y: Labels, weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
         """Loss per sample and gradient of one pass; `soft` replaces the teacher."""
 
     def commit(self, lr: float, momentum: float) -> None:
@@ -143,6 +146,7 @@ class Loop:
         self.source: _continue.Source | None = None
         self.interrupts = OneInterrupt()
         self._fingerprint: dict[str, str] | None = None
+        self.overlap = settings.threads > 1  # make a batch while the step before it runs
         self.offset: Callable[[NDArray[Any]], F32] | None = None  # what is added to the outputs: frozen groups'
 
     # ---- the run ----
@@ -194,15 +198,18 @@ class Loop:
             self.epoch_started = time.perf_counter()
             self.stopping |= self.callbacks("epoch_begin", {"epoch": self.epoch})
             self.progress.begin_epoch(self.epoch, first)
-            order = self._order(first)
-            for k in range(first, self.steps_per_epoch):
-                went_back = self.step != self.epoch * self.steps_per_epoch + k
-                if self.step >= self.rate.last or self.stopping or went_back:
-                    break
-                self.interrupts.rearm()
-                self._step(order[k * s.batch : (k + 1) * s.batch])
-                if self.due(self.step):
-                    self._save()
+            order = self._order(first).reshape(-1, s.batch)
+            # Batches that arrive are not read ahead: they may be written over, and belong to the thread that asks.
+            ahead = self.overlap and self.batches is None
+            with Ahead(partial(self._batch, self.epoch, order), self.steps_per_epoch, ahead) as batches:
+                for k in range(first, self.steps_per_epoch):
+                    went_back = self.step != self.epoch * self.steps_per_epoch + k
+                    if self.step >= self.rate.last or self.stopping or went_back:
+                        break
+                    self.interrupts.rearm()
+                    self._step(order[k], partial(batches, k))
+                    if self.due(self.step):
+                        self._save()
             done = self.step - self.epoch * self.steps_per_epoch
             if done == self.steps_per_epoch or self.step >= self.rate.last:
                 self._end_epoch()
@@ -218,14 +225,15 @@ class Loop:
         if self.data.stream is not None:
             size = self.settings.batch
             self.batches = self.data.stream.steps(self.epoch, size, first * size)
-            return np.arange(self.images)
-        return generator(self.settings.seed, _ORDER, self.epoch).permutation(self.images)
+            return np.arange(self.steps_per_epoch * size)
+        order = generator(self.settings.seed, _ORDER, self.epoch).permutation(self.images)
+        return order[: self.steps_per_epoch * self.settings.batch]
 
-    def _step(self, rows: NDArray[np.int64]) -> None:
+    def _step(self, rows: NDArray[np.int64], make: Callable[[], Batch]) -> None:
         start = time.perf_counter()
         lr, momentum = self.rate.at(self.step)
         self.stopping |= self.callbacks("step_begin", {"epoch": self.epoch, "step": self.step, "lr": lr})
-        batch = self._batch(rows)
+        batch = make()
         try:
             figures, macs = self._passes(rows, batch)
         except NonFiniteError as error:
@@ -280,41 +288,33 @@ class Loop:
             if number == 0:
                 widest = outputs
                 if self.task != TARGETS:
-                    figures["accuracy"] = METRICS[self.task]["accuracy"](outputs, y)
+                    figures["accuracy"] = METRICS[self.task]["accuracy"](outputs, own_labels(y))
         if self.teaching is not None:
             macs += self.teaching.macs() * len(rows)
         return figures, macs
 
-    def _loss(self, outputs: F32, y: NDArray[Any], weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
+    def _loss(self, outputs: F32, y: Labels, weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
         if self.teaching is not None:
             return self.teaching.loss(outputs, y, weight, soft)
         if soft is None or not isinstance(self.settings.loss, CrossEntropy | BCE):
-            return self.settings.loss(outputs, y, weight)
+            return label_loss(self.settings.loss, outputs, y, weight)
         return self.settings.loss.soft(outputs, soft, weight, 1.0, 1.0, None)
 
-    def _batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Images of some rows, augmented, with labels and weights; or what arrives next."""
+    def _batch(self, epoch: int, order: NDArray[np.int64], k: int) -> Batch:
+        """Images of step k of an epoch, augmented, with labels and weights; or what arrives next."""
         if self.batches is not None:
             return next(self.batches)
-        weight = self.train.weight
-        return Batch(self._images(rows), self.train.y[rows], None if weight is None else weight[rows])
-
-    def _images(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        s, x = self.settings, self.train.x
+        s, train, rows = self.settings, self.train, order[k]
+        y, weight = train.y[rows], None if train.weight is None else train.weight[rows]
         if s.augment is None:
-            return np.ascontiguousarray(x[rows])
-        images = np.ascontiguousarray(x)
-        batch: NDArray[Any] = _core.augment(
-            images,
-            rows,
-            flip=s.augment.flip,
-            crop=s.augment.crop,
-            shift=s.augment.shift,
-            seed=s.seed,
-            epoch=self.epoch,
-            threads=s.threads,
-        )
-        return batch
+            return Batch(np.ascontiguousarray(train.x[rows]), y, weight)
+        threads = 1 if self.overlap else s.threads  # the others are at work on a step
+        options = {"seed": s.seed, "epoch": epoch}
+        x = moved(train.x, rows, s.augment, self.data.preprocess, threads=threads, **options)
+        x = transformed(x, s.augment, step=k, **options)
+        if s.augment.mixup:
+            return Batch(*mixed(x, y, weight, s.augment.mixup, step=k, **options))
+        return Batch(x, y, weight)
 
     def _nonfinite(self, text: str) -> None:
         """Forget a step that gave NaN or infinity and go on or back, or raise with step and layer."""
@@ -475,7 +475,7 @@ class Loop:
         """Return training images changed as this run changed them, for the final statistics."""
         augment = self.settings.augment
         same = (augment or Augment()) == (self.data.augment or Augment())
-        return (self.data.calibration if same else calibration_images(self.train, augment)).x
+        return (self.data.calibration if same else calibration_images(self.train, augment, self.data.preprocess)).x
 
     def _abandon(self) -> None:
         """After an exception: the last finished step, in the network and in the checkpoint."""

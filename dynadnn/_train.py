@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ._arguments import Rng, positive_int, seed_of, thread_count
+from ._augment import Augment
 from ._callbacks import Callback
 from ._continue import source_path
-from ._data import Augment, Data, Split
+from ._data import Data, Split
 from ._errors import UnsupportedError
 from ._halting import EarlyHalting
 from ._history import History
@@ -84,7 +85,8 @@ def fit(
     schedule : "onecycle", "cosine", "constant" or function (step, steps) -> lr
     batch : int, default 128
     augment : "auto", Augment or None
-        "auto" is what the data set says.
+        "auto" is what the data set says. With more than one thread, a batch is made while the step before it runs;
+        images of `from_batches` are read when their step is due.
     clip_norm : float, optional
         Largest norm of all gradients together.
     ema : float, optional
@@ -291,7 +293,10 @@ def _augment(augment: Any, data: Data, notes: list[str]) -> Augment | None:
         return None
     if data.stream is not None:
         raise ValueError("augment does not reach images that arrive in batches: change them there and leave it out")
-    if data.train.x.dtype != np.uint8 or data.train.x.ndim != 4:
+    if chosen.moves and (data.train.x.dtype != np.uint8 or data.train.x.ndim != 4):
         kind = f"{data.train.x.dtype} of shape {data.train.x.shape}"
-        raise ValueError(f"augment works on uint8 images (n, h, w, c), the data is {kind}: pass augment=None")
+        raise ValueError(
+            f"augment works on uint8 images (n, h, w, c), the data is {kind}: pass augment=None, or dn.Augment with "
+            "transform and mixup alone"
+        )
     return chosen

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import Rng, as_array, check_finite, check_images, generator, positive_int, seed_of
+from ._augment import Augment
 from ._batches import Source, data_of_batches
-from ._data import Augment, Data, Split, check_sample_weights, check_targets, fraction, split_data
+from ._data import Data, Split, check_sample_weights, check_targets, fraction, split_data
 from ._readers import read_cifar10, read_cifar100, read_idx_folder
 from ._readers_audio import read_speech_commands
 from ._readers_folder import read_image_folder

@@ -92,13 +92,13 @@ static PyObject *mse(PyObject *module, PyObject *args, PyObject *kwargs) {
 /* ---- augmentation ---- */
 
 static PyObject *augment(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"images", "index", "flip", "crop", "shift", "fill", "seed", "epoch", "threads", "out", NULL};
-    PyObject *images_object, *index_object, *out_object = NULL;
+    static char *names[] = {"images", "index", "flip", "crop", "shift", "fill", "seed", "epoch", "threads", "out", "cutout", "cutout_fill", NULL};
+    PyObject *images_object, *index_object, *out_object = NULL, *fill_object = NULL;
     dn_augment how = {0};
     unsigned long long seed = 0;
     int threads = 1, ok;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$piibKIiO:augment", names, &images_object, &index_object, &how.flip, &how.crop, &how.shift, &how.fill, &seed, &how.epoch, &threads,
-                                     &out_object))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$piibKIiOiO:augment", names, &images_object, &index_object, &how.flip, &how.crop, &how.shift, &how.fill, &seed, &how.epoch, &threads,
+                                     &out_object, &how.cutout, &fill_object))
         return NULL;
     how.seed = seed;
     PyArrayObject *images = dn_py_array(images_object, NPY_UINT8, 4, "images"), *index = images ? dn_py_array(index_object, NPY_INT64, 1, "index") : NULL;
@@ -107,6 +107,10 @@ static PyObject *augment(PyObject *module, PyObject *args, PyObject *kwargs) {
     PyArrayObject *given = dn_py_array_or_none(out_object, NPY_UINT8, 4, "out", &ok);
     if (!ok) return NULL;
     if (given && (!PyArray_ISWRITEABLE(given) || !PyArray_CompareLists(PyArray_DIMS(given), wanted, 4))) return PyErr_Format(PyExc_ValueError, "out must be writeable and have one image per index");
+    PyArrayObject *colour = dn_py_array_or_none(fill_object, NPY_UINT8, 1, "cutout_fill", &ok);
+    if (!ok) return NULL;
+    if (colour && PyArray_SIZE(colour) != shape[3]) return PyErr_Format(PyExc_ValueError, "cutout_fill must have %zd entries, one per channel", (Py_ssize_t)shape[3]);
+    how.cutout_fill = colour ? PyArray_DATA(colour) : NULL;
     PyObject *out = given ? Py_NewRef((PyObject *)given) : PyArray_SimpleNew(4, wanted, NPY_UINT8);
     if (!out) return NULL;
     dn_error err = {0};
@@ -118,6 +122,20 @@ static PyObject *augment(PyObject *module, PyObject *args, PyObject *kwargs) {
     if (status == DN_OK) return out;
     Py_DECREF(out);
     return dn_py_raise(dn_py_state(module), status, &err);
+}
+
+static PyObject *augment_flips(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"index", "seed", "epoch", NULL};
+    (void)module;
+    PyObject *index_object;
+    unsigned long long seed;
+    dn_augment how = {.flip = 1};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$KI:augment_flips", names, &index_object, &seed, &how.epoch)) return NULL;
+    how.seed = seed;
+    PyArrayObject *index = dn_py_array(index_object, NPY_INT64, 1, "index");
+    PyObject *out = index ? PyArray_SimpleNew(1, PyArray_DIMS(index), NPY_BOOL) : NULL;
+    if (out) dn_augment_flips(PyArray_DATA(index), (size_t)PyArray_SIZE(index), &how, PyArray_DATA((PyArrayObject *)out));
+    return out;
 }
 
 /* ---- halting ---- */
@@ -155,7 +173,9 @@ PyMethodDef dn_train_functions[] = {
     {"distillation", KEYWORDS(distillation), "distillation(logits, teacher, weight=None, temperature=4.0, scale=1.0, d_logits=None)\n--\n\nThe same; adds to d_logits in place if given."},
     {"mse", KEYWORDS(mse), "mse(outputs, targets, weight=None, scale=1.0)\n--\n\nThe same."},
     {"augment", KEYWORDS(augment),
-     "augment(images, index, *, flip=False, crop=0, shift=0, fill=0, seed=0, epoch=0, threads=1, out=None)\n--\n\nimages[index], each flipped, cropped and shifted at random."},
+     "augment(images, index, *, flip=False, crop=0, shift=0, fill=0, seed=0, epoch=0, threads=1, out=None, cutout=0, cutout_fill=None)\n--\n\nimages[index], each flipped, cropped, shifted and "
+     "cut out of at random."},
+    {"augment_flips", KEYWORDS(augment_flips), "augment_flips(index, *, seed, epoch)\n--\n\nWhich images augment mirrors with flip=True."},
     {"halt_training", KEYWORDS(halt_training), "halt_training(history, patience, min_gain)\n--\n\nTrue if the last epochs gained too little."},
     {"halt_trainee", KEYWORDS(halt_trainee), "halt_trainee(student, trainee, patience, min_gain)\n--\n\nTrue if the student needs its trainee no longer."},
     {"halt_teacher", KEYWORDS(halt_teacher), "halt_teacher(history, patience, min_gain)\n--\n\nTrue if the teacher's averages have settled."},

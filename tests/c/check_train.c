@@ -544,6 +544,41 @@ static void check_losses(void) {
     CHECK(dn_loss_cross_entropy(logits, labels, NULL, n, k, 0, 1, loss, d, &err) == DN_OK && isnan(loss[1]) && !isnan(loss[2]), "NaN must show");
 }
 
+/* What is taken out is one square, clipped at the border, of the given colour; nothing else changes. images [4][6][5][2], none of them 0. */
+static void check_cutout(const uint8_t *images) {
+    enum { h = 6, w = 5, c = 2, n = 64 };
+    uint8_t out[n * h * w * c], again[n * h * w * c], colour[c] = {0, 0};
+    int64_t index[n];
+    int sizes[16] = {0};
+    dn_error err = {0};
+    for (int i = 0; i < n; i++) index[i] = i % 4;
+    for (uint32_t epoch = 0; epoch < 4; epoch++) {
+        dn_augment how = {.cutout = 3, .cutout_fill = colour, .seed = 9, .epoch = epoch};
+        CHECK(dn_augment_batch(images, 4, h, w, c, index, n, &how, 1, out, &err) == DN_OK && dn_augment_batch(images, 4, h, w, c, index, n, &how, 3, again, &err) == DN_OK, "%s", err.message);
+        CHECK(memcmp(out, again, sizeof out) == 0, "threads change cutout");
+        for (int i = 0; i < n; i++) {
+            int top = h, bottom = -1, left = w, right = -1, gone = 0;
+            for (int p = 0; p < h * w; p++) {
+                const uint8_t *now = out + (i * h * w + p) * c, *was = images + (index[i] * h * w + p) * c;
+                if (memcmp(now, was, c) == 0) continue;
+                CHECK(now[0] == 0 && now[1] == 0, "image %d pixel %d is %d", i, p, now[0]);
+                gone++;
+                top = p / w < top ? p / w : top, bottom = p / w > bottom ? p / w : bottom, left = p % w < left ? p % w : left, right = p % w > right ? p % w : right;
+            }
+            int high = bottom - top + 1, wide = right - left + 1;
+            CHECK(gone == high * wide && high >= 2 && high <= 3 && wide >= 2 && wide <= 3, "image %d: %d pixels of %d x %d", i, gone, high, wide);
+            CHECK((high == 3 || top == 0 || bottom == h - 1) && (wide == 3 || left == 0 || right == w - 1), "image %d: cut short inside", i);
+            sizes[gone]++;
+        }
+    }
+    CHECK(sizes[9] && sizes[6] && sizes[4], "middles do not reach the border: %d %d %d", sizes[9], sizes[6], sizes[4]);
+    colour[0] = 7, colour[1] = 200;
+    dn_augment all = {.cutout = 100, .cutout_fill = colour}, bad = {.cutout = -1};
+    CHECK(dn_augment_batch(images, 4, h, w, c, index, n, &all, 1, out, &err) == DN_OK, "%s", err.message);
+    for (size_t i = 0; i < sizeof out; i++) CHECK(out[i] == colour[i % c], "a square larger than the image leaves %d", out[i]);
+    CHECK(dn_augment_batch(images, 4, h, w, c, index, n, &bad, 1, out, &err) == DN_EINVAL && strstr(err.message, "cutout"), "%s", err.message);
+}
+
 static void check_augment(void) {
     enum { total = 4, h = 6, w = 5, c = 2, n = 9 };
     uint8_t images[total * h * w * c], one[n * h * w * c], two[n * h * w * c];
@@ -559,6 +594,12 @@ static void check_augment(void) {
     int kept = 0;
     for (size_t i = 0; i < sizeof one; i++) kept += one[i] != 0;
     CHECK(kept > (int)sizeof one / 4, "most of the images is gone: %d", kept);
+    uint8_t flipped[n];
+    dn_augment mirror = {.flip = 1, .seed = 1, .epoch = 4};
+    CHECK(dn_augment_batch(images, total, h, w, c, index, n, &mirror, 1, two, &err) == DN_OK, "%s", err.message);
+    dn_augment_flips(index, n, &mirror, flipped);
+    for (int i = 0; i < n; i++) CHECK(flipped[i] == (memcmp(two + i * h * w * c, images + index[i] * h * w * c, h * w * c) != 0), "image %d: flipped is %d", i, flipped[i]);
+    check_cutout(images);
     how.epoch = 5;
     CHECK(dn_augment_batch(images, total, h, w, c, index, n, &how, 1, two, &err) == DN_OK && memcmp(one, two, sizeof one) != 0, "epochs repeat themselves");
     CHECK(dn_augment_batch(images, total, h, w, c, index, n, &far, 1, two, &err) == DN_OK, "%s", err.message);
