@@ -244,6 +244,8 @@ typedef struct dn_trainer_options {
     float stat_momentum; /* running = (1 - m) * running + m * batch; 0.1 */
     uint64_t seed;       /* dropout */
     int32_t bf16;        /* not 0: tensors, their gradients and the weights layers read are rounded to bfloat16 */
+    const int32_t *taps; /* [tap_count] nodes whose values can be read after a forward pass and whose gradients can be added to */
+    int32_t tap_count;
 } dn_trainer_options;
 
 /* Copies the float parameters (params[i].weight and .bias; codes are refused). frozen: per node 1 = no update (NULL: none). graph must outlive the trainer. */
@@ -257,6 +259,12 @@ dn_status dn_trainer_forward(dn_trainer *trainer, const dn_subnet *subnet, const
                              const dn_poll *poll, dn_error *err);
 /* Backward of the last forward; adds to the gradients. d_logits [n][outputs]. */
 dn_status dn_trainer_backward(dn_trainer *trainer, const float *d_logits, const dn_poll *poll, dn_error *err);
+/* Height, width and active channels of a tapped node's value in the last forward pass; all 0 if that pass did not make it (a dropped block) or there was none. */
+void dn_trainer_tap_shape(const dn_trainer *trainer, int32_t tap, int32_t shape[3]);
+/* Copies it: [n][height][width][channels]. */
+dn_status dn_trainer_tap_read(const dn_trainer *trainer, int32_t tap, float *out, dn_error *err);
+/* Adds a gradient of the same shape to that of the tapped value in the next backward pass, for which `gradient` must live; the pass forgets it. */
+dn_status dn_trainer_tap_add(dn_trainer *trainer, int32_t tap, const float *gradient, dn_error *err);
 
 typedef enum dn_optimizer { DN_SGD, DN_ADAMW } dn_optimizer;
 typedef struct dn_update {

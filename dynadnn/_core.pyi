@@ -148,7 +148,7 @@ class Trainer:
     """Trains one network. One call at a time: a second thread gets RuntimeError.
 
     params: per node None or (weight, bias | None), float32, any shape of the right size in natural order (conv2d [out][kh][kw][in/groups], linear [out][in], batchnorm gamma, beta).
-    frozen: uint8 per node, 1 = no update (of a batch norm: nor of its running statistics). input_table: float32 (channels, 256), needed for uint8 images.
+    taps: nodes whose values `tap` gives and whose gradients `backward` adds to. frozen: uint8 per node, 1 = no update (of a batch norm: nor of its running statistics). input_table: float32 (channels, 256), needed for uint8 images.
     """
 
     def __new__(
@@ -165,11 +165,13 @@ class Trainer:
         frozen: _U8 | None = None,
         input_table: _F32 | None = None,
         bf16: bool = False,
+        taps: _I32 | None = None,
     ) -> Self: ...
     def forward(
         self, x: _U8 | _F32, active: _I32, slot: int = -1, step: int = 0, depth: _I32 | None = None
     ) -> _F32: ...  # logits (n, outputs)
-    def backward(self, d_logits: _F32, /) -> None: ...
+    def backward(self, d_logits: _F32, taps: tuple[_F32 | None, ...] | None = None) -> None: ...
+    def tap(self, tap: int, /) -> _F32: ...  # (n, h, w, active channels) in the last forward pass
     def commit(
         self,
         optimizer: str,  # "sgd" or "adamw"
@@ -224,7 +226,10 @@ def augment(
     epoch: int = 0,
     threads: int = 1,
     out: _U8 | None = None,
-) -> _U8: ...  # (len(index), h, w, c)
+    cutout: int = 0,
+    cutout_fill: _U8 | None = None,
+) -> _U8: ...  # (len(index), h, w, c); cutout_fill: (c,)
+def augment_flips(index: _I64, *, seed: int, epoch: int) -> NDArray[np.bool_]: ...
 def halt_training(history: NDArray[np.float64], patience: int, min_gain: float) -> bool: ...
 def halt_trainee(
     student: NDArray[np.float64], trainee: NDArray[np.float64], patience: int, min_gain: float

@@ -12,7 +12,7 @@ typedef struct trainer_object {
     const dn_graph *graph;
     size_t image, outputs; /* numbers per image */
     Py_ssize_t pending;    /* images of the pass that waits for its backward pass */
-    int stat_slots;
+    int stat_slots, taps;
     int busy; /* a call is running without the GIL */
 } trainer_object;
 
@@ -93,22 +93,27 @@ static int make_trainer(trainer_object *self, PyObject *params, PyObject *frozen
 }
 
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"graph", "params", "batch", "threads", "isa", "stat_slots", "stat_momentum", "seed", "frozen", "input_table", "bf16", NULL};
-    PyObject *graph, *params, *isa = NULL, *frozen = NULL, *table = NULL;
+    static char *names[] = {"graph", "params", "batch", "threads", "isa", "stat_slots", "stat_momentum", "seed", "frozen", "input_table", "bf16", "taps", NULL};
+    PyObject *graph, *params, *isa = NULL, *frozen = NULL, *table = NULL, *taps = NULL;
+    int ok;
     unsigned long long seed = 0;
     int bf16 = 0;
     dn_trainer_options options = {.batch = 128, .threads = 1, .stat_slots = 1, .stat_momentum = 0.1f};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$iiOifKOOp:Trainer", names, &graph, &params, &options.batch, &options.threads, &isa, &options.stat_slots, &options.stat_momentum,
-                                     &seed, &frozen, &table, &bf16))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$iiOifKOOpO:Trainer", names, &graph, &params, &options.batch, &options.threads, &isa, &options.stat_slots, &options.stat_momentum,
+                                     &seed, &frozen, &table, &bf16, &taps))
         return NULL;
     options.seed = seed;
     options.bf16 = bf16;
-    if (dn_py_isa(isa, &options.isa) < 0) return NULL;
+    PyArrayObject *nodes = dn_py_array_or_none(taps, NPY_INT32, 1, "taps", &ok);
+    if (!ok || dn_py_isa(isa, &options.isa) < 0) return NULL;
+    options.taps = nodes ? PyArray_DATA(nodes) : NULL;
+    options.tap_count = nodes ? (int32_t)PyArray_SIZE(nodes) : 0;
     trainer_object *self = (trainer_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;
     self->graph_object = Py_NewRef(graph);
     self->graph = dn_py_graph(graph, dn_py_state((PyObject *)self));
     self->stat_slots = options.stat_slots;
+    self->taps = options.tap_count;
     if (self->graph && make_trainer(self, params, frozen, table, &options) == 0) {
         dn_tensor_info info;
         dn_graph_tensor(self->graph, 0, &info);
@@ -130,6 +135,8 @@ static void trainer_dealloc(PyObject *object) {
 }
 
 /* ---- a step ---- */
+
+static float *floats_of(PyObject *array) { return array == Py_None ? NULL : PyArray_DATA((PyArrayObject *)array); }
 
 static PyObject *trainer_forward(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"x", "active", "slot", "step", "depth", NULL};
@@ -165,13 +172,48 @@ static PyObject *trainer_forward(PyObject *object, PyObject *args, PyObject *kwa
     return dn_py_raise(state, status, &err);
 }
 
-static PyObject *trainer_backward(PyObject *object, PyObject *gradient) {
+/* Hands the trainer the gradient of one tap. */
+static int add_tap(trainer_object *self, PyObject *item, int tap) {
+    if (item == Py_None) return 0;
+    int32_t shape[3];
+    dn_error err = {0};
+    PyArrayObject *array = dn_py_array(item, NPY_FLOAT32, 4, "a gradient of taps");
+    if (!array) return -1;
+    dn_trainer_tap_shape(self->trainer, tap, shape);
+    npy_intp wanted[4] = {self->pending, shape[0], shape[1], shape[2]};
+    if (!PyArray_CompareLists(PyArray_DIMS(array), wanted, 4)) {
+        PyErr_Format(PyExc_ValueError, "the gradient of tap %d must be (%zd, %d, %d, %d)", tap, self->pending, (int)shape[0], (int)shape[1], (int)shape[2]);
+        return -1;
+    }
+    if (dn_trainer_tap_add(self->trainer, tap, PyArray_DATA(array), &err) == DN_OK) return 0;
+    dn_py_raise(dn_py_state((PyObject *)self), DN_EINVAL, &err);
+    return -1;
+}
+
+/* taps is a tuple, whose arrays live as long as it does. */
+static int add_taps(trainer_object *self, PyObject *taps) {
+    if (!taps) return 0;
+    if (!PyTuple_Check(taps) || PyTuple_GET_SIZE(taps) != self->taps) {
+        PyErr_Format(PyExc_ValueError, "taps must be a tuple of %d arrays or None", self->taps);
+        return -1;
+    }
+    for (int k = 0; k < self->taps; k++)
+        if (add_tap(self, PyTuple_GET_ITEM(taps, k), k) < 0) return -1;
+    return 0;
+}
+
+static PyObject *trainer_backward(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"d_logits", "taps", NULL};
     trainer_object *self = (trainer_object *)object;
+    PyObject *gradient, *taps = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:backward", names, &gradient, &taps)) return NULL;
     PyArrayObject *d = dn_py_array(gradient, NPY_FLOAT32, 2, "d_logits");
     if (!d) return NULL;
+    if (taps == Py_None) taps = NULL;
     if (self->pending && (PyArray_DIM(d, 0) != self->pending || PyArray_DIM(d, 1) != (npy_intp)self->outputs))
         return PyErr_Format(PyExc_ValueError, "d_logits must be (%zd, %zu), not (%zd, %zd)", self->pending, self->outputs, (Py_ssize_t)PyArray_DIM(d, 0), (Py_ssize_t)PyArray_DIM(d, 1));
     if (enter(self) < 0) return NULL;
+    if (add_taps(self, taps) < 0) return self->busy = 0, NULL;
     dn_error err = {0};
     dn_status status;
     Py_BEGIN_ALLOW_THREADS
@@ -181,6 +223,25 @@ static PyObject *trainer_backward(PyObject *object, PyObject *gradient) {
     self->pending = 0;
     if (status != DN_OK) return dn_py_raise(dn_py_state(object), status, &err);
     Py_RETURN_NONE;
+}
+
+static PyObject *trainer_tap(PyObject *object, PyObject *number) {
+    trainer_object *self = (trainer_object *)object;
+    long tap = PyLong_AsLong(number);
+    if (tap == -1 && PyErr_Occurred()) return NULL;
+    if (tap < 0 || tap >= self->taps) return PyErr_Format(PyExc_ValueError, "tap %ld: there are %d", tap, self->taps);
+    if (enter(self) < 0) return NULL;
+    int32_t shape[3];
+    dn_trainer_tap_shape(self->trainer, (int32_t)tap, shape);
+    npy_intp wanted[4] = {self->pending, shape[0], shape[1], shape[2]};
+    PyObject *out = PyArray_SimpleNew(4, wanted, NPY_FLOAT32);
+    dn_error err = {0};
+    dn_status status = out ? dn_trainer_tap_read(self->trainer, (int32_t)tap, floats_of(out), &err) : DN_ENOMEM;
+    self->busy = 0;
+    if (status == DN_OK) return out;
+    if (!out) return NULL;
+    Py_DECREF(out);
+    return dn_py_raise(dn_py_state(object), status, &err);
 }
 
 static PyObject *trainer_commit(PyObject *object, PyObject *args, PyObject *kwargs) {
@@ -244,7 +305,6 @@ static int node_sizes(trainer_object *self, PyObject *number, int32_t *node, dn_
 }
 
 static PyObject *new_floats(npy_intp count) { return count ? PyArray_ZEROS(1, &count, NPY_FLOAT32, 0) : Py_NewRef(Py_None); }
-static float *floats_of(PyObject *array) { return array == Py_None ? NULL : PyArray_DATA((PyArrayObject *)array); }
 
 static PyObject *get_pair(PyObject *object, PyObject *number, void (*get)(const dn_trainer *, int32_t, float *, float *)) {
     trainer_object *self = (trainer_object *)object;
@@ -374,7 +434,9 @@ static int set_steps(PyObject *object, PyObject *value, void *unused) {
 #define FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL
 static PyMethodDef methods[] = {
     {"forward", KEYWORDS(trainer_forward), "forward($self, /, x, active, slot=-1, step=0, depth=None)\n--\n\nLogits (n, outputs) in training mode."},
-    {"backward", trainer_backward, METH_O, "backward($self, d_logits, /)\n--\n\nAdds the gradients of the last forward pass."},
+    {"backward", KEYWORDS(trainer_backward),
+     "backward($self, /, d_logits, taps=None)\n--\n\nAdds the gradients of the last forward pass; taps: per tapped node None or a gradient of its value."},
+    {"tap", trainer_tap, METH_O, "tap($self, tap, /)\n--\n\nValue of a tapped node in the last forward pass, (n, h, w, active channels)."},
     {"commit", KEYWORDS(trainer_commit),
      "commit($self, /, optimizer, *, lr=0.0, momentum=0.0, weight_decay=0.0, nesterov=False, beta1=0.9, beta2=0.999, epsilon=1e-08, clip_norm=0.0)\n--\n\nApplies gradients and "
      "statistics; returns the gradient's norm before clipping."},
@@ -397,7 +459,7 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, trainer_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, getset},
-    {Py_tp_doc, "Trainer(graph, params, *, batch=128, threads=1, isa=None, stat_slots=1, stat_momentum=0.1, seed=0, frozen=None, input_table=None, bf16=False)\n--\n\nTrains one network."},
+    {Py_tp_doc, "Trainer(graph, params, *, batch=128, threads=1, isa=None, stat_slots=1, stat_momentum=0.1, seed=0, frozen=None, input_table=None, bf16=False, taps=None)\n--\n\nTrains one network."},
     {0, NULL},
 };
 

@@ -75,6 +75,7 @@ static void find_needs(dn_trainer *t) {
         t->values[i].needs = needs;
     }
     t->values[t->values[t->graph->output].root].remaining++;
+    for (int32_t i = 0; i < t->graph->count; i++) t->values[i].remaining += t->values[i].tapped; /* so that its activation waits for what is added */
 }
 
 /* ---- contributions ---- */
@@ -182,7 +183,7 @@ static void emit_layer(builder *b, int32_t tensor) {
 /* Can the convolution behind a batch norm make its own output gradient, image by image? */
 static bool makes_gradient(const dn_trainer *t, int32_t z) {
     const dn_unit *unit = &t->units[z];
-    if (unit->kind != DN_UNIT_LAYER || t->values[z].users != 1) return false;
+    if (unit->kind != DN_UNIT_LAYER || t->values[z].users != 1 || t->values[z].tapped) return false;
     const dn_layer *layer = layer_of(t, unit);
     return layer->kind != DN_LAYER_LINEAR && !layer->heavy && !layer->hooks.gradient;
 }
@@ -282,6 +283,7 @@ dn_status dn_program_build_backward(dn_trainer *t, dn_error *err) {
     }
     for (int32_t i = output; i >= 0; i--) {
         if (t->values[i].slot < 0 || !t->values[i].needs) continue;
+        if (t->values[i].tapped) emit(&b, (dn_step){.kind = DN_STEP_INJECT, .tensor = i, .from = DN_NOWHERE, .to = own_slot(&b, i)});
         switch (t->units[i].kind) {
         case DN_UNIT_NONE:
         case DN_UNIT_INPUT: break;

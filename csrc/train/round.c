@@ -21,6 +21,7 @@ static int32_t gradient_of(const dn_trainer *trainer, const dn_step *step) {
     case DN_STEP_LINEAR: return unit->z;
     case DN_STEP_OP: return trainer->values[trainer->graph->nodes[unit->node].inputs[step->input]].root;
     case DN_STEP_ACT:
+    case DN_STEP_INJECT:
     case DN_STEP_ADD:
     case DN_STEP_APPLY: return step->tensor;
     case DN_STEP_UNIT:

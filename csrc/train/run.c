@@ -66,6 +66,7 @@ static void do_step(dn_trainer *trainer, const dn_step *step, size_t image, size
                                          trainer->norms[trainer->norm_of[step->node]].partial + image * 3 * (size_t)v->channels);
         return;
     case DN_STEP_SEED: memcpy(dn_slot(trainer, step->to, image), trainer->d_logits + image * v->size, v->size * sizeof(float)); return;
+    case DN_STEP_INJECT: dn_inject(trainer, step, image); return;
     case DN_STEP_ACT: dn_blend_actgrad(trainer, step, image, scratch); return;
     case DN_STEP_APPLY: dn_blend_normgrad(trainer, unit, dn_slot(trainer, step->from, image), image, dn_slot(trainer, step->to, image), 1, 0); return;
     case DN_STEP_ADD: trainer->kernels.train_f32->add(dn_slot(trainer, step->to, image), step->from == DN_SCRATCH ? scratch->back : dn_slot(trainer, step->from, image), v->size); return;
@@ -275,6 +276,7 @@ dn_status dn_trainer_forward(dn_trainer *trainer, const dn_subnet *subnet, const
     DN_TRY(check_forward(trainer, subnet, input, dtype, n, stat_slot, logits, err));
     dn_fpenv env = dn_fpenv_enter();
     trainer->ready = false;
+    dn_trainer_forget_taps(trainer);
     trainer->n = n;
     trainer->step = step;
     trainer->x = input;
@@ -306,6 +308,7 @@ dn_status dn_trainer_backward(dn_trainer *trainer, const float *d_logits, const 
         trainer->broken = true;
         (void)dn_fail(err, status, "the backward pass was interrupted");
     }
+    dn_trainer_forget_taps(trainer);
     dn_fpenv_leave(env);
     return status;
 }

@@ -140,6 +140,7 @@ typedef struct dn_value {
     bool pinned;    /* input of a block that may be dropped: others may come to read it, so it is always stored */
     bool absorbed;  /* decided once, at full depth: part of the unit of its only reader */
     bool transient; /* likewise: see dn_unit */
+    bool tapped;    /* its value is read and its gradient added to from outside: see dn_trainer_tap_add */
     bool acted;     /* its gradient is already the one before the activation */
     int32_t users, only_user, remaining;
     int32_t slot; /* of its gradient, or -1 */
@@ -150,6 +151,7 @@ typedef enum dn_step_kind {
     DN_STEP_UNIT,     /* forward: make the tensor */
     DN_STEP_SUMS,     /* forward: partial sums of the batch norm `node` */
     DN_STEP_SEED,     /* backward from here: copy d_logits to `to` */
+    DN_STEP_INJECT,   /* to += the gradients given for tapped nodes */
     DN_STEP_ACT,      /* gradient before the activation, and its sums: from -> to */
     DN_STEP_APPLY,    /* gradient before the batch norm: from -> to */
     DN_STEP_ADD,      /* to += from */
@@ -237,6 +239,8 @@ struct dn_trainer {
     const void *x;
     dn_dtype dtype;
     const float *d_logits;
+    int32_t tap_count, *taps; /* nodes */
+    const float **injected;   /* per tap, or NULL */
     const dn_poll *poll;
     int64_t next_poll, poll_ns; /* the calling thread asks the poll at most this often; tests set 0 */
     atomic_bool cancelled;
@@ -399,6 +403,11 @@ void dn_op_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *ste
 /* program.c, program_back.c */
 dn_status dn_program_build(dn_trainer *trainer, const dn_subnet *subnet, dn_error *err);
 dn_status dn_program_build_backward(dn_trainer *trainer, dn_error *err);
+
+/* tap.c */
+dn_status dn_trainer_new_taps(dn_trainer *trainer, const int32_t *taps, int32_t count, dn_error *err);
+void dn_trainer_forget_taps(dn_trainer *trainer);
+void dn_inject(const dn_trainer *trainer, const dn_step *step, size_t image);
 
 /* run.c */
 dn_status dn_trainer_run_phases(dn_trainer *trainer, const dn_phase *phases, int32_t count, const dn_step *steps);

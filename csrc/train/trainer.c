@@ -42,6 +42,7 @@ static dn_status check_options(const dn_trainer_options *options, dn_error *err)
     if (options->threads < 1 || options->threads > DN_MAX_THREADS) return dn_fail(err, DN_EINVAL, "threads must be 1..%d, got %d", DN_MAX_THREADS, options->threads);
     if (options->stat_slots < 0 || options->stat_slots > 65536) return dn_fail(err, DN_EINVAL, "stat_slots must be 0..65536, got %d", options->stat_slots);
     if (!(options->stat_momentum >= 0 && options->stat_momentum <= 1)) return dn_fail(err, DN_EINVAL, "stat_momentum must be in [0, 1], got %g", (double)options->stat_momentum);
+    if (options->tap_count < 0 || (options->tap_count && !options->taps)) return dn_fail(err, DN_EINVAL, "tap_count is %d, without nodes", options->tap_count);
     if (!dn_isa_available(options->isa)) return dn_fail(err, DN_EUNSUPPORTED, "this CPU has no %s", dn_isa_name(options->isa));
     return DN_OK;
 }
@@ -124,7 +125,7 @@ static dn_status new_program(dn_trainer *trainer, dn_error *err) {
     const size_t nodes = (size_t)trainer->graph->count;
     size_t edges = 0;
     for (size_t i = 0; i < nodes; i++) edges += (size_t)trainer->graph->nodes[i].input_count;
-    const size_t steps = 10 * nodes + 2 * edges + 16;
+    const size_t steps = 12 * nodes + 2 * edges + 16;
     trainer->slot_capacity = (int32_t)nodes + 4;
     DN_TRY(DN_OWN(trainer, &trainer->units, nodes, err));
     DN_TRY(DN_OWN(trainer, &trainer->forward_steps, 3 * nodes, err));
@@ -206,7 +207,7 @@ static dn_status new_statistics(dn_trainer *trainer, dn_error *err) {
     return DN_OK;
 }
 
-static dn_status build(dn_trainer *trainer, const dn_params *params, const uint8_t *frozen, const float *table, dn_error *err) {
+static dn_status build(dn_trainer *trainer, const dn_params *params, const uint8_t *frozen, const float *table, const dn_trainer_options *options, dn_error *err) {
     const size_t nodes = (size_t)trainer->graph->count;
     trainer->owned_capacity = 64 + 32 * nodes + 4 * (size_t)trainer->threads;
     DN_TRY(DN_NEW(&trainer->owned, trainer->owned_capacity, err));
@@ -221,6 +222,7 @@ static dn_status build(dn_trainer *trainer, const dn_params *params, const uint8
     }
     DN_TRY(new_layers(trainer, params, frozen, err));
     DN_TRY(new_values(trainer, err));
+    DN_TRY(dn_trainer_new_taps(trainer, options->taps, options->tap_count, err));
     DN_TRY(new_program(trainer, err));
     trainer->split_floats = DN_LIGHT_WEIGHTS;
     for (int32_t k = 0; k < trainer->layer_count; k++) trainer->split_floats = dn_size_max(trainer->split_floats, dn_round_up(trainer->layers[k].split_size, 16));
@@ -246,7 +248,7 @@ dn_status dn_trainer_new(dn_trainer **out, const dn_graph *graph, const dn_param
     trainer->poll_ns = POLL_NS;
     dn_kernels_select(&trainer->kernels, dn_cpu_detect() & dn_isa_features(options->isa));
     dn_fpenv env = dn_fpenv_enter();
-    dn_status status = build(trainer, params, frozen, input_table, err);
+    dn_status status = build(trainer, params, frozen, input_table, options, err);
     dn_fpenv_leave(env);
     if (status != DN_OK) {
         dn_trainer_free(trainer);

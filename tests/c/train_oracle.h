@@ -187,6 +187,7 @@ static void ref_dropout(const dn_node *n, int index, const point *p, size_t imag
 }
 
 /* w[i], b[i]: parameters in double. Returns logits [images][outputs], to be freed. */
+static double **ref_keep; /* if not NULL: takes the values of every node but the last, [images][size], 0 where not active */
 static double *ref_forward(const point *p, double *const *w, double *const *b, const float *input, size_t images) {
     double *t[MAX_NODES] = {0};
     int32_t alias[MAX_NODES];
@@ -256,7 +257,10 @@ static double *ref_forward(const point *p, double *const *w, double *const *b, c
         }
     }
     double *out = t[N.count - 1];
-    for (int i = 0; i + 1 < N.count; i++) free(t[i]);
+    for (int i = 0; i + 1 < N.count; i++) {
+        if (ref_keep) ref_keep[i] = t[i];
+        else free(t[i]);
+    }
     return out;
 }
 
