@@ -23,6 +23,7 @@ _HOME = {
     "Front": "_front",
     "GraphBuilder": "_graph",
     "History": "_history",
+    "Hint": "_hints",
     "Huber": "_losses",
     "Incremental": "_methods",
     "JSONLLogger": "_loggers",

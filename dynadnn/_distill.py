@@ -16,13 +16,15 @@ from ._arguments import as_array, check_finite
 from ._augment import Augment, Labels, label_loss
 from ._continue import Source, begin, fits
 from ._data import Data, Split
-from ._errors import FormatError, NonFiniteError, UnsupportedError
+from ._errors import FormatError, NonFiniteError
 from ._halting import Halt
+from ._hints import Hint, Hints, check_hints
 from ._history import History
 from ._loop import Loop, Settings
 from ._losses import BCE, BUILT
 from ._metrics import LABELS, METRICS, TARGETS, task_of
 from ._network import Network, remember
+from ._points import Subnet
 from ._session import Session
 from ._train import make_loop, train
 
@@ -68,7 +70,7 @@ def distill(
     epochs: int,
     kd: KD | None = None,
     trainee: Network | None = None,
-    hints: Any = None,
+    hints: Hint | Sequence[Hint] | None = None,
     **options: Any,
 ) -> History:
     """Train a student on labels and on a teacher's outputs; student (and trainee) are changed.
@@ -85,6 +87,9 @@ def distill(
     trainee : Network, optional
         A larger network that is trained beside the student, on the teacher; the student learns from it too, until
         `EarlyHalting` stops it.
+    hints : Hint or sequence of Hint, optional
+        Layers of the student that learn from layers of the teacher, a `Network`, in passes of the widest point; until
+        `EarlyHalting` stops the teacher.
     options
         All options of `fit`: loss (all but functions, see `KD`), method, halting, schedule, callbacks, checkpoint, rng
         and so on.
@@ -96,7 +101,8 @@ def distill(
     Raises
     ------
     ValueError
-        If the teacher's outputs do not fit, or images arrive in batches and the teacher is an array or is to be halted.
+        If the teacher's outputs or the layers that hints name do not fit, or images arrive in batches and the teacher
+        is an array or is to be halted.
 
     Warns
     -----
@@ -112,11 +118,10 @@ def distill(
     >>> dn.distill(student, teacher, data, epochs=2, progress=False, rng=0).epochs
     2
     """
-    if hints is not None:
-        raise UnsupportedError("hints (matching features inside the networks) are not built")
     kd = KD() if kd is None else kd
     if not isinstance(kd, KD):
         raise TypeError(f"kd must be dn.KD(...), not {type(kd).__name__}")
+    given = check_hints(hints)
     unknown = options.keys() - _DEFAULTS.keys() - _MISSING.keys()
     if unknown:
         raise TypeError(f"distill has no option {sorted(unknown)[0]!r}: it takes kd, trainee and the options of fit")
@@ -126,7 +131,7 @@ def distill(
 
     def make(part: Network, own: dict[str, Any]) -> Loop:
         def teaching(settings: Settings, val: Split | None, notes: list[str]) -> Distillation:
-            return Distillation(part, teacher, data, kd, trainee, settings, val)
+            return Distillation(part, teacher, data, kd, trainee, settings, val, given)
 
         loop = make_loop(part, data, teaching, missing, **own)
         loops.append(loop)
@@ -208,6 +213,7 @@ class Distillation:
         trainee: Network | None,
         settings: Settings,
         val: Split | None,
+        hints: tuple[Hint, ...] = (),
     ) -> None:
         if not isinstance(settings.loss, BUILT):
             raise ValueError(
@@ -235,6 +241,10 @@ class Distillation:
         self.seconds = {"teacher": 0.0, "trainee": 0.0}
         self.done = {"teacher": 0, "trainee": 0}  # multiply-accumulates
         self.run_teacher = self._runner(student)
+        self.hints: Hints | None = None
+        if hints:
+            sizes = {"batch": settings.batch, "threads": settings.threads, "seed": settings.seed}
+            self.hints = Hints(student, teacher, hints, data.train.x, **sizes)
         self.session: Session | None = None
         if trainee is not None:
             self._check_trainee(trainee)
@@ -308,6 +318,8 @@ class Distillation:
         start = time.perf_counter()
         self.last_macs = 0
         self.soft = self._teacher_outputs(rows, x, step)
+        if self.hints is not None:
+            self._look(x)
         self.seconds["teacher"] += time.perf_counter() - start
         self.trainee_outputs = None
         if self.session is not None and not self.trainee_halted:
@@ -340,6 +352,14 @@ class Distillation:
         if self.settings.halting is not None and self.settings.halting.teacher:
             self._average(rows, outputs)
         return outputs
+
+    def _look(self, x: NDArray[Any]) -> None:
+        """Look inside the teacher, until it is halted."""
+        assert self.hints is not None
+        self.hints.look(None if self.teacher_halted else x)
+        if not self.teacher_halted:
+            self.done["teacher"] += self.hints.teacher.macs * len(x)
+            self.last_macs += self.hints.teacher.macs + self.hints.macs
 
     def _mirrored(self, rows: NDArray[np.int64], step: int) -> NDArray[np.bool_]:
         """Which images of a batch augmentation has mirrored."""
@@ -389,8 +409,20 @@ class Distillation:
             loss = loss + np.float32(share) * more
         return loss, gradient
 
+    def taps(self) -> NDArray[np.int32] | None:
+        """Nodes of the student that hints are for."""
+        return None if self.hints is None else self.hints.taps
+
+    def inner(self, session: Session, subnet: Subnet, weight: F32 | None) -> tuple[F32, tuple[F32 | None, ...]] | None:
+        """(loss per sample, gradient per tap) of the hints, for the widest point."""
+        if self.hints is None or subnet != self.hints.widest:
+            return None
+        return self.hints.add(session.trainer, weight)
+
     def commit(self, lr: float, momentum: float) -> None:
-        """Update the trainee."""
+        """Update the trainee and the maps of hints."""
+        if self.hints is not None:
+            self.hints.commit(self.settings.optimizer, lr, momentum, self.settings.clip_norm)
         if self.session is not None and self.trainee_outputs is not None:
             self.session.commit(self.settings.optimizer, lr, momentum, self.settings.clip_norm)
 
@@ -398,6 +430,8 @@ class Distillation:
         """Forget the trainee's part of a step."""
         if self.session is not None:
             self.session.trainer.discard()
+        if self.hints is not None:
+            self.hints.discard()
 
     def macs(self) -> int:
         """Multiply-accumulates of the last step per image, of teacher and trainee."""
@@ -483,6 +517,8 @@ class Distillation:
             found["teacher"] = _checkpoint.digest(*(self.teacher.weights[k] for k in sorted(self.teacher.weights)))
         elif not callable(self.teacher) or hasattr(self.teacher, "__array__"):
             found["teacher"] = _checkpoint.digest(as_array(self.teacher, "teacher"))
+        if self.hints is not None:
+            found["hints"] = repr(self.hints.hints)
         if self.session is not None:
             from ._network import spec_json
 
@@ -511,7 +547,7 @@ class Distillation:
             arrays["teacher"] = {"mean": self.mean, "count": self.count}
         if self.session is not None:
             arrays["trainee"] = self.session.state()
-        return document, arrays
+        return document, arrays | ({} if self.hints is None else self.hints.state())
 
     def restore(self, document: dict[str, Any], arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Take back what `state` returned."""
@@ -531,3 +567,5 @@ class Distillation:
         if self.session is not None:
             _checkpoint.check_arrays("checkpoint", "trainee", arrays.get("trainee", {}), self.session.state())
             self.session.restore(arrays["trainee"])
+        if self.hints is not None:
+            self.hints.restore(arrays)

@@ -76,8 +76,14 @@ class Teaching(Protocol):
     def loss(self, outputs: F32, y: Labels, weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
         """Loss per sample and gradient of one pass; `soft` replaces the teacher."""
 
+    def taps(self) -> NDArray[np.int32] | None:
+        """Nodes of the student that hints are for."""
+
+    def inner(self, session: Session, subnet: Subnet, weight: F32 | None) -> tuple[F32, tuple[F32 | None, ...]] | None:
+        """(loss per sample, gradient per tap) of hints, in the pass that a session has just made; None without."""
+
     def commit(self, lr: float, momentum: float) -> None:
-        """Update the trainee."""
+        """Update the trainee, and the maps of hints."""
 
     def discard(self) -> None:
         """Forget the step."""
@@ -127,6 +133,7 @@ class Loop:
             frozen=settings.frozen,
             ema=settings.ema,
             bf16=settings.precision == "bf16",
+            taps=None if teaching is None else teaching.taps(),
         )
         self.names = list(net.points)
         self.task = task_of(self.train.y, LABELS if isinstance(settings.loss, BCE) else None)
@@ -217,7 +224,7 @@ class Loop:
             self._save()
 
     def _unfinished(self) -> bool:
-        """Are there steps to take, or is an epoch that had its last step to be ended?"""
+        """Whether there are steps to take, or an epoch that had its last step is to be ended."""
         return self.step < self.rate.last or self.step > self.epoch * self.steps_per_epoch
 
     def _order(self, first: int) -> NDArray[np.int64]:
@@ -279,10 +286,13 @@ class Loop:
                 outputs = outputs + offset
             soft = widest if choice.soft else None
             loss, gradient = self._loss(outputs, y, weight, soft)
+            inner = None if self.teaching is None else self.teaching.inner(self.session, choice.subnet, weight)
+            if inner is not None:
+                loss = loss + inner[0]
             mean = float(loss.mean(dtype=np.float64))
             if not np.isfinite(mean):
                 raise NonFiniteError(f"loss is {mean}; {self.session.diagnose()}")
-            self.session.trainer.backward(gradient)
+            self.session.trainer.backward(gradient, None if inner is None else inner[1])
             figures["loss"] += mean
             macs += 3 * self.session.macs(choice.subnet) * len(rows)
             if number == 0:

@@ -49,8 +49,8 @@ class Good:
 
 
 def is_finite(arrays: Arrays) -> bool:
-    """Whether networks, their statistics and the optimiser's state hold only finite numbers."""
-    parts = [arrays.get(owner, {}) for owner in ("student", "trainee")]
+    """Whether networks, maps of hints, their statistics and the optimiser's state hold only finite numbers."""
+    parts = [part for owner, part in arrays.items() if owner in ("student", "trainee") or owner.startswith("hint")]
     return all(bool(np.isfinite(value).all()) for part in parts for value in part.values())
 
 

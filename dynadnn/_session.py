@@ -59,6 +59,7 @@ class Session:
         frozen: Iterable[str] | None,
         ema: float | None = None,
         bf16: bool = False,
+        taps: NDArray[np.int32] | None = None,
     ) -> None:
         if net.quantised:
             raise UnsupportedError("this network is quantised: train the float network, then dn.quantize it again")
@@ -78,6 +79,7 @@ class Session:
             frozen=frozen_nodes(net, frozen),
             input_table=net._input_table(),
             bf16=bf16,
+            taps=taps,
         )
         for subnet, slot in self._slots.items():
             if subnet in net.tables:
