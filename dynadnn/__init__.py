@@ -45,6 +45,7 @@ _HOME = {
     "Table": "_table",
     "TensorBoard": "_tensorboard",
     "compare_fronts": "_compare",
+    "derive_student": "_derive",
     "distill": "_distill",
     "explore": "_explore",
     "fit": "_train",
