@@ -564,6 +564,8 @@ class Distillation:
             wanted = {"mean": self.mean, "count": self.count}
             _checkpoint.check_arrays("checkpoint", "teacher", arrays["teacher"], wanted)
             self.mean, self.count = arrays["teacher"]["mean"].copy(), arrays["teacher"]["count"].copy()
+        else:  # going back to where it had not been asked
+            self.mean, self.count = np.zeros_like(self.mean), np.zeros_like(self.count)
         if self.session is not None:
             _checkpoint.check_arrays("checkpoint", "trainee", arrays.get("trainee", {}), self.session.state())
             self.session.restore(arrays["trainee"])

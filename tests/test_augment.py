@@ -300,6 +300,39 @@ def test_a_run_with_everything_resumes_with_the_same_bits(tmp_path: Path) -> Non
         dn.fit(make(), DATA, checkpoint=path, **{**options, "augment": dn.Augment(flip=True)})
 
 
+def test_going_back_within_an_epoch_makes_the_same_batches_with_and_without_a_thread() -> None:
+    def once(calls: list[int]) -> Any:
+        def loss(outputs: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            calls.append(1)
+            p = outputs - np.eye(10, dtype=np.float32)[y]
+            return np.square(p).sum(axis=1) * (np.nan if len(calls) == 5 else 1), p / len(y)
+
+        return loss
+
+    seen: list[list[bytes]] = []
+    nets = []
+    for overlap in (False, True):
+        images: list[bytes] = []
+        seen.append(images)
+
+        def watch(x: np.ndarray, rng: np.random.Generator, images: list[bytes] = images) -> np.ndarray:
+            out = noise(x, rng)
+            images.append(out.tobytes())
+            return out
+
+        net = make()
+        how = dn.Augment(flip=True, transform=watch)
+        loop = loop_for(net, epochs=3, augment=how, loss=once([]), on_nonfinite="rollback")
+        loop.overlap = overlap
+        history = loop.run()
+        assert [(r.epoch, r.step, r.to_step) for r in history.rollbacks] == [(2, 5, 3)]
+        nets.append(net)
+    assert same(*nets)
+    plain, ahead = seen
+    assert len(plain) == 11 and plain[3:5] == plain[5:7]  # steps 4 and 5 are made twice
+    assert set(plain) == set(ahead)  # one more was made ahead, and it is that of the next step
+
+
 # ---- a teacher's outputs with flips alone ----
 
 

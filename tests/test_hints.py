@@ -11,7 +11,7 @@ import pytest
 import dynadnn as dn
 from dynadnn import _core
 from dynadnn._distill import _DEFAULTS, KD, Distillation
-from dynadnn._hints import LinearMap, attention_loss, feature_loss, find_node
+from dynadnn._hints import Hints, LinearMap, attention_loss, feature_loss, find_node
 from dynadnn._loop import Loop
 from dynadnn._train import make_loop
 
@@ -202,6 +202,24 @@ def test_a_run_with_hints_resumes_with_the_same_bits(teacher: dn.Network, tmp_pa
     assert same(whole, run(teacher, hints, checkpoint=path))
     with pytest.raises(ValueError, match=r"hints: .*attention.* there, nothing here"):
         run(teacher, None, checkpoint=path)
+
+
+def test_going_back_takes_the_linear_maps_along(teacher: dn.Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[np.ndarray] = []
+    add = Hints.add
+
+    def once(self: Hints, trainer: Any, weight: Any) -> Any:
+        assert self.maps[0] is not None
+        kept.append(self.maps[0].state()["weight"])
+        found = add(self, trainer, weight)
+        assert found is not None
+        return (found[0] * np.float32(np.nan), found[1]) if len(kept) == 3 else found
+
+    monkeypatch.setattr(Hints, "add", once)
+    history = dn.distill(make(), teacher, DATA, hints=FEATURES, epochs=1, on_nonfinite="rollback", **QUIET)
+    assert [(r.step, r.to_step) for r in history.rollbacks] == [(3, 0)]
+    assert not np.array_equal(kept[2], kept[0])
+    np.testing.assert_array_equal(kept[3], kept[0])
 
 
 def test_halting_the_teacher_ends_the_hints(teacher: dn.Network) -> None:
