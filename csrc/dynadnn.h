@@ -224,6 +224,7 @@ typedef struct dn_calibration_options {
     double percentile;
     const float *kept_mean, *kept_variance;   /* normalise with these */
     const float *mean_shift, *variance_ratio; /* mean = measured + shift, variance = measured * ratio */
+    const float *kept_scale; /* [nodes][groups]: scales of tensors that were trained, instead of measuring them */
     int32_t threads;
 } dn_calibration_options;
 
@@ -246,6 +247,8 @@ typedef struct dn_trainer_options {
     int32_t bf16;        /* not 0: tensors, their gradients and the weights layers read are rounded to bfloat16 */
     const int32_t *taps; /* [tap_count] nodes whose values can be read after a forward pass and whose gradients can be added to */
     int32_t tap_count;
+    const uint8_t *coded;  /* per node 1: a plan of the quantised network stores this tensor in codes; NULL: none */
+    int32_t learns_scales; /* != 0: backward passes also give the gradients of the scales of coded tensors */
 } dn_trainer_options;
 
 /* Copies the float parameters (params[i].weight and .bias; codes are refused). frozen: per node 1 = no update (NULL: none). graph must outlive the trainer. */
@@ -265,6 +268,19 @@ void dn_trainer_tap_shape(const dn_trainer *trainer, int32_t tap, int32_t shape[
 dn_status dn_trainer_tap_read(const dn_trainer *trainer, int32_t tap, float *out, dn_error *err);
 /* Adds a gradient of the same shape to that of the tapped value in the next backward pass, for which `gradient` must live; the pass forgets it. */
 dn_status dn_trainer_tap_add(dn_trainer *trainer, int32_t tap, const float *gradient, dn_error *err);
+
+/* Quantisation-aware training: a pass whose sub-net has bits reads weights and coded tensors as the integer engine would, gradients pass straight through (not outside a tensor's range).
+ * Scales of a layer's weights [out] and its largest code; a layer without them is never quantised. */
+dn_status dn_trainer_set_code_scale(dn_trainer *trainer, int32_t node, const float *scale, int32_t largest, dn_error *err);
+/* Scales of coded tensors for the passes to come, per node; 0: not quantised, others are ignored. */
+dn_status dn_trainer_set_scales(dn_trainer *trainer, const float *scale, dn_error *err);
+/* Of the last pass, per node: the largest magnitude of a coded tensor before it was quantised, and the gradient of its scale; 0 elsewhere. */
+void dn_trainer_get_peaks(const dn_trainer *trainer, float *peak);
+void dn_trainer_get_slopes(const dn_trainer *trainer, double *slope);
+/* Batch statistics of the last pass, biased variance; 0 and 1 for inactive channels. */
+void dn_trainer_get_batch_stats(const dn_trainer *trainer, float *mean, float *variance);
+/* A tensor of the last pass, [images][*floats] at active width: NULL if it was merged into another unit. Valid until the next pass. */
+const float *dn_trainer_tensor(const dn_trainer *trainer, int32_t node, size_t *floats);
 
 typedef enum dn_optimizer { DN_SGD, DN_ADAMW } dn_optimizer;
 typedef struct dn_update {

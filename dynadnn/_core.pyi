@@ -95,6 +95,7 @@ class Plan:
         kept_variance: _F32 | None = None,
         mean_shift: _F32 | None = None,
         variance_ratio: _F32 | None = None,
+        kept_scale: _F32 | None = None,
     ) -> tuple[_F32, _F32, _F32 | None]: ...  # mean, variance, scale (None if the plan has no int8 layer)
 
 @final
@@ -166,9 +167,17 @@ class Trainer:
         input_table: _F32 | None = None,
         bf16: bool = False,
         taps: _I32 | None = None,
+        coded: _U8 | None = None,
+        learns_scales: bool = False,
     ) -> Self: ...
     def forward(
-        self, x: _U8 | _F32, active: _I32, slot: int = -1, step: int = 0, depth: _I32 | None = None
+        self,
+        x: _U8 | _F32,
+        active: _I32,
+        slot: int = -1,
+        step: int = 0,
+        depth: _I32 | None = None,
+        bits: _I8 | None = None,
     ) -> _F32: ...  # logits (n, outputs)
     def backward(self, d_logits: _F32, taps: tuple[_F32 | None, ...] | None = None) -> None: ...
     def tap(self, tap: int, /) -> _F32: ...  # (n, h, w, active channels) in the last forward pass
@@ -200,6 +209,12 @@ class Trainer:
     ) -> None: ...
     def get_stats(self, slot: int, /) -> tuple[_F32, _F32]: ...  # mean, biased variance of all batch norms
     def set_stats(self, slot: int, mean: _F32, variance: _F32, /) -> None: ...
+    def set_code_scale(self, node: int, scale: _F32, largest: int, /) -> None: ...
+    def set_scales(self, scale: _F32, /) -> None: ...  # per node, 0: not quantised
+    def peaks(self) -> _F32: ...  # per node
+    def slopes(self) -> NDArray[np.float64]: ...  # per node
+    def batch_stats(self) -> tuple[_F32, _F32]: ...
+    def tensor(self, node: int, /) -> _F32 | None: ...  # (n, numbers)
     steps: int
 
 def cross_entropy(

@@ -160,6 +160,7 @@ _DEFAULTS: dict[str, Any] = {
     "clip_norm": None,
     "ema": None,
     "precision": "fp32",
+    "qat": None,
     "frozen": None,
     "halting": None,
     "callbacks": (),
@@ -172,7 +173,7 @@ _DEFAULTS: dict[str, Any] = {
     "threads": None,
     "rng": None,
 }
-_MISSING = {"arithmetic": None, "qat": None}
+_MISSING = {"arithmetic": None}
 
 
 def _ready(net: Network) -> bool:

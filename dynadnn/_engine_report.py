@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._points import Subnet
-from ._quantize import view_codes
+from ._codes import view_codes
 from ._table import Table
 from ._tables import Tables
 

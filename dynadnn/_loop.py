@@ -30,6 +30,8 @@ from ._metrics import LABELS, METRICS, TARGETS, Metric, evaluate_outputs, task_o
 from ._network import Network, remember, spec_json
 from ._optimizers import Optimizer, Rate, Schedule
 from ._points import Subnet
+from ._qat import QAT
+from ._qat_session import QatSession
 from ._saving import Checkpoint, Due, remove_leftovers
 from ._session import Session, Uninterrupted
 
@@ -65,6 +67,7 @@ class Settings:
     threads: int
     seed: int
     fresh: bool  # the seed was drawn, not given
+    qat: QAT | None = None
 
 
 class Teaching(Protocol):
@@ -125,16 +128,17 @@ class Loop:
         self.batches: Iterator[Batch] | None = None  # what is left of the epoch, if images arrive in batches
         self.steps_per_epoch = self.images // settings.batch
         self.rate = Rate(settings.schedule, settings.optimizer, self.steps_per_epoch * settings.epochs)
-        self.session = Session(
-            net,
-            batch=settings.batch,
-            threads=settings.threads,
-            seed=settings.seed,
-            frozen=settings.frozen,
-            ema=settings.ema,
-            bf16=settings.precision == "bf16",
-            taps=None if teaching is None else teaching.taps(),
-        )
+        same: dict[str, Any] = {
+            "batch": settings.batch,
+            "threads": settings.threads,
+            "seed": settings.seed,
+            "frozen": settings.frozen,
+            "taps": None if teaching is None else teaching.taps(),
+        }
+        if settings.qat is None:
+            self.session = Session(net, ema=settings.ema, bf16=settings.precision == "bf16", **same)
+        else:
+            self.session = QatSession(net, settings.qat, self._calibration(), **same)
         self.names = list(net.points)
         self.task = task_of(self.train.y, LABELS if isinstance(settings.loss, BCE) else None)
         self.history = History(seed=settings.seed)
@@ -280,7 +284,10 @@ class Loop:
             self.teaching.targets(rows, x, y, weight, self.step)
         figures, macs, widest = {"loss": 0.0}, 0, None
         offset = None if self.offset is None else self.offset(x)
-        for number, choice in enumerate(s.method.choose(self.net._rules, self.session.points, s.seed, self.step)):
+        choices = s.method.choose(self.net._rules, self.session.points, s.seed, self.step)
+        if s.qat is not None:
+            choices = s.qat.expand(choices, len(self.net.layers), s.seed, self.step)
+        for number, choice in enumerate(choices):
             outputs = self.session.forward(x, choice.subnet, self.step, number)
             if offset is not None:
                 outputs = outputs + offset
@@ -292,7 +299,7 @@ class Loop:
             mean = float(loss.mean(dtype=np.float64))
             if not np.isfinite(mean):
                 raise NonFiniteError(f"loss is {mean}; {self.session.diagnose()}")
-            self.session.trainer.backward(gradient, None if inner is None else inner[1])
+            self.session.backward(gradient, None if inner is None else inner[1])
             figures["loss"] += mean
             macs += 3 * self.session.macs(choice.subnet) * len(rows)
             if number == 0:
@@ -385,7 +392,7 @@ class Loop:
         try:
             if self.val is not None:
                 self.session.export()
-                record.update(self._validate(self.net, self.val))
+                record.update(self._validate(self.session.judged(), self.val))
             if self.teaching is not None:
                 self.teaching.validate()
         except NonFiniteError as error:
@@ -419,7 +426,7 @@ class Loop:
         wanted: tuple[Metric, ...] = ("loss",) if self.task == TARGETS else ("loss", "accuracy")
         wanted += tuple(m for m in self.settings.metrics if m not in wanted)
         known: dict[Subnet, dict[str, float]] = {}
-        for subnet in self.session.points:
+        for subnet in dict.fromkeys(net.points.values()):
             if self.offset is None or net is not self.net:
                 figures = net.evaluate(val, subnet, wanted)
             else:
@@ -427,8 +434,8 @@ class Loop:
                 figures = evaluate_outputs(net._outputs(x, subnet) + self.offset(x), y, wanted, net.task)
             known[subnet] = {f"val_{key}": value for key, value in figures.items() if isinstance(value, float)}
         record = {key: float(np.mean([f[key] for f in known.values()])) for key in next(iter(known.values()))}
-        if len(self.names) > 1:
-            for name, subnet in self.net.points.items():
+        if len(net.points) > 1:
+            for name, subnet in net.points.items():
                 record.update({f"{key}/{name}": value for key, value in known[subnet].items()})
         return record
 
@@ -473,6 +480,7 @@ class Loop:
         remember(self.net, self.data, images, seed=self.settings.seed, steps=self.history.steps, metrics=figures)
         if self.net._needs_tables:
             self.net.recalibrate(images, points=named)
+        self.session.finish(images)
         if self.teaching is not None:
             self.teaching.finish(self.data, images)
         self.history.seconds = self._seconds()
@@ -533,6 +541,8 @@ class Loop:
             "halting": s.halting,
             "on_nonfinite": s.on_nonfinite,
         }
+        if s.qat is not None:
+            options["qat"] = s.qat
         found = {key: _checkpoint.describe(value) for key, value in options.items()}
         found |= self._network_fingerprint()
         if self.source is not None:

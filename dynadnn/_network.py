@@ -25,6 +25,7 @@ from ._tables import Tables
 from ._weights import check_labels, check_weights, node_bytes
 
 if TYPE_CHECKING:
+    from ._codes import Trained
     from ._data import Data, Split
     from ._engine import Engine
 
@@ -113,6 +114,7 @@ class Network:
         self._calibrate = calibrate
         self._calibration = calibration
         self._tables: dict[Subnet, Tables] = {}
+        self._trained: Trained | None = None  # what quantisation-aware training found, for these very weights
         self._settle(weights)
         self._points = self._rules.named(points)
 
@@ -548,12 +550,12 @@ class Network:
             self._recalibrate_point(subnet, images)
 
     def _recalibrate_point(
-        self, subnet: Subnet, images: NDArray[Any], *, kept: Tables | None = None, moved: tuple[F32, F32] | None = None
+        self, subnet: Subnet, images: NDArray[Any], *, kept: Tables | None = None, moved: tuple[F32, F32] | None = None, scale: F32 | None = None
     ) -> None:
         """Tables of one point from checked images.
 
         kept: normalise with these statistics, yet store what the images give. moved: (shift of the means, ratio of the
-        variances) to correct what the images give.
+        variances) to correct what the images give. scale: scales of tensors to keep instead of measuring them.
         """
         threads = thread_count(None)
         tables = self._plan(threads).calibrate(
@@ -565,6 +567,7 @@ class Network:
             kept_variance=kept.variance if kept else None,
             mean_shift=moved[0] if moved else None,
             variance_ratio=moved[1] if moved else None,
+            kept_scale=scale,
         )
         self._set_tables({**self._tables, subnet: Tables(*tables)})
 
@@ -583,6 +586,7 @@ class Network:
     def _set_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Replace the values of all parameters; points and tables stay."""
         self._weights = check_weights(weights, weight_shapes(self._spec, self._tensors))
+        self._trained = None
         self._cached_plan = self._cached_engine = None
 
     def with_weights(self, weights: Mapping[str, ArrayLike]) -> Network:
@@ -685,13 +689,15 @@ class Network:
             "seed": self.seed,
             "provenance": dict(self.provenance),
             "calibration": self._calibration,
+            "trained": self._trained,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        tables, points = state.pop("tables"), state.pop("points")
+        tables, points, trained = state.pop("tables"), state.pop("points"), state.pop("trained", None)
         self.__init__(state.pop("spec"), state.pop("weights"), points=points, **state)  # type: ignore[misc]
         self._set_tables(tables)
+        self._trained = trained
 
     # ---- showing ----
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._codes import Trained, check_views, encode, quantize_weight
 from ._metrics import TARGETS, task_of
 from ._network import Network
 from ._points import Subnet, size_key
@@ -16,54 +17,7 @@ if TYPE_CHECKING:
     from ._data import Data
 
 F32 = NDArray[np.float32]
-LIMIT = {8: 127, 4: 119, 3: 111, 2: 95}  # largest code: above it the lowest offered view would round past its top value
 Policy = Mapping[str, str] | Callable[[str], str | None] | None
-
-
-def view_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
-    """Codes as a view of fewer bits reads them: rounded to `bits` leading bits.
-
-    v = clamp((q + 2^(7-b)) >> (8-b), -2^(b-1), 2^(b-1) - 1) * 2^(8-b), always from the 8-bit code q.
-    """
-    if bits == 8:
-        return codes
-    shift = 8 - bits
-    rounded = (codes.astype(np.int16) + (1 << (shift - 1))) >> shift
-    viewed: NDArray[np.int8] = (np.clip(rounded, -(1 << (bits - 1)), (1 << (bits - 1)) - 1) << shift).astype(np.int8)
-    return viewed
-
-
-def quantize_weight(weight: F32, views: tuple[int, ...]) -> tuple[NDArray[np.int8], F32]:
-    """Codes and scales of a weight, one scale per output channel.
-
-    Parameters
-    ----------
-    weight : ndarray of float32, shape (out, ...)
-    views : tuple of int
-        Bits offered. With 8 alone the largest magnitude is kept in range; with fewer bits the scale is the one of 24
-        tried that loses least, the squared errors of all views added up.
-
-    Returns
-    -------
-    codes : ndarray of int8, same shape
-    scale : ndarray of float32, shape (out,)
-    """
-    flat = weight.reshape(len(weight), -1).astype(np.float64)
-    top = LIMIT[min(views)]
-    whole = np.maximum(np.maximum(flat.max(axis=1) / top, -flat.min(axis=1) / 127), 2.0**-100)
-    best, best_error = whole, np.full(len(flat), np.inf)
-    for factor in [1.0] if views == (8,) else np.linspace(0.4, 1.0, 24):
-        scale = whole * factor
-        codes = np.clip(np.rint(flat / scale[:, None]), -127, top).astype(np.int8)
-        error = np.zeros(len(flat))
-        for bits in views:
-            difference = view_codes(codes, bits) * scale[:, None] - flat
-            error += (difference**2).sum(axis=1) * 4.0 ** (bits - 8)  # a bit less costs four times the error anyway
-        better = error < best_error
-        best, best_error = np.where(better, scale, best), np.where(better, error, best_error)
-    kept = best.astype(np.float32)
-    codes = np.clip(np.rint(flat / kept[:, None].astype(np.float64)), -127, top).astype(np.int8)
-    return codes.reshape(weight.shape), kept
 
 
 def quantize(
@@ -71,7 +25,7 @@ def quantize(
     data_or_images: Data | Any,
     *,
     bits: int | tuple[int, ...] = 8,
-    calibrate: str = "mse",
+    calibrate: str = "auto",
     policy: Policy = None,
     max_accuracy_drop: float | None = None,
 ) -> Network:
@@ -85,8 +39,10 @@ def quantize(
         Calibration images, of the training data: statistics and scales of every named point come from them.
     bits : int or tuple of int
         Bits offered, 8 first: ``(8, 4)`` adds a 4-bit view of the same codes and points such as ``"0.5/4bit"``.
-    calibrate : "mse", "minmax" or "percentile"
-        How the range of each activation is chosen.
+    calibrate : "auto", "trained", "mse", "minmax" or "percentile"
+        How the range of each activation is chosen. "trained": scales, ranges and statistics are those of
+        quantisation-aware training (``fit(..., qat=)``), so that the integers compute what was trained; images then
+        serve only points that were not trained. "auto" is that where there is such training, "mse" elsewhere.
     policy : mapping or callable, optional
         ``{"layer name": "fp32"}``, or a function of the name that returns it, leaves layers in float.
     max_accuracy_drop : float, optional
@@ -101,7 +57,8 @@ def quantize(
     Raises
     ------
     ValueError
-        If the network is quantised already, bits are not of 8, 4, 3, 2 with 8 first, or labels are missing.
+        If the network is quantised already, bits are not of 8, 4, 3, 2 with 8 first or were not trained, or labels are
+        missing.
     NonFiniteError
         If images or weights hold NaN or infinity.
 
@@ -113,15 +70,22 @@ def quantize(
     >>> model.views
     (8,)
     """
-    views = _check_bits(bits)
+    views = check_views(bits)
     if net.quantised:
         raise ValueError(f"net is quantised already, to {net.views} bits: quantise the float network")
-    if calibrate not in ("mse", "minmax", "percentile"):
-        raise ValueError(f"calibrate must be 'mse', 'minmax' or 'percentile', not {calibrate!r}")
+    if calibrate not in ("auto", "trained", "mse", "minmax", "percentile"):
+        raise ValueError(
+            f"calibrate must be 'auto', 'trained', 'mse', 'minmax' or 'percentile', not {calibrate!r}"
+        )
+    trained = _trained_for(net, views, calibrate, policy)
+    calibrate = "trained" if trained is not None else "mse" if calibrate == "auto" else calibrate
     images = getattr(data_or_images, "calibration", data_or_images)
     images = net._images(getattr(images, "x", images), "images")
     left = {layer.name for layer in net.layers if _is_float(policy, layer.name)}
-    model = _quantized(net, images, views, calibrate, left)
+    if trained is not None:
+        model = trained_network(net, trained, views, images)
+    else:
+        model = _quantized(net, images, views, calibrate, left)
     if max_accuracy_drop is None:
         return model
     if not hasattr(data_or_images, "val"):
@@ -129,12 +93,20 @@ def quantize(
     return _within_drop(net, model, data_or_images, images, calibrate, left, float(max_accuracy_drop))
 
 
-def _check_bits(bits: Any) -> tuple[int, ...]:
-    views = (bits,) if isinstance(bits, int | np.integer) else tuple(bits)
-    ordered = list(views) == sorted(set(views), reverse=True)
-    if not views or views[0] != 8 or any(b not in LIMIT for b in views) or not ordered:
-        raise ValueError(f"bits must be 8, or 8 followed by some of 4, 3, 2, not {bits!r}")
-    return tuple(int(b) for b in views)
+def _trained_for(net: Network, views: tuple[int, ...], calibrate: str, policy: Policy) -> Trained | None:
+    """Return what training found, if it is to be used."""
+    trained = net._trained
+    if trained is None and calibrate == "trained":
+        raise ValueError("calibrate is 'trained', but there is nothing of it: dn.fit(net, data, qat=...) last")
+    if trained is None or calibrate not in ("auto", "trained"):
+        return None
+    other = "; calibrate='mse' quantises without what training found"
+    lacking = [b for b in views if b not in trained.views]
+    if lacking:
+        raise ValueError(f"bits holds {lacking[0]}, but the network was trained for {trained.views} bits{other}")
+    if policy is not None:
+        raise ValueError(f"policy cannot leave layers in float that were trained in integers{other}")
+    return trained
 
 
 def _is_float(policy: Policy, name: str) -> bool:
@@ -145,13 +117,30 @@ def _is_float(policy: Policy, name: str) -> bool:
 
 
 def _quantized(net: Network, images: NDArray[Any], views: tuple[int, ...], calibrate: str, left: set[str]) -> Network:
-    weights: dict[str, NDArray[Any]] = dict(net.weights)
     chosen = [layer.name for layer in net.layers if layer.name not in left]
-    for name in chosen:
-        codes, scale = quantize_weight(weights.pop(f"{name}.weight"), views)
-        weights[f"{name}.codes"], weights[f"{name}.scale"] = codes, scale
     if not chosen:
         raise ValueError("policy leaves every layer in float: nothing would be quantised")
+    coded = {name: quantize_weight(net.weights[f"{name}.weight"], views) for name in chosen}
+    model, origin = coded_network(net, coded, views, calibrate, images)
+    _calibrate_points(net, model, origin, images)
+    return model
+
+
+def coded_network(
+    net: Network,
+    coded: Mapping[str, tuple[NDArray[np.int8], F32]],
+    views: tuple[int, ...],
+    calibrate: str,
+    images: NDArray[Any] | None,
+) -> tuple[Network, dict[Subnet, Subnet]]:
+    """Return a network with codes instead of weights, its points without tables, and the float points they come from.
+
+    `coded` maps layers to codes and scales.
+    """
+    weights: dict[str, NDArray[Any]] = dict(net.weights)
+    for name, (codes, scale) in coded.items():
+        del weights[f"{name}.weight"]
+        weights[f"{name}.codes"], weights[f"{name}.scale"] = codes, scale
     model = Network(
         net._spec,
         weights,
@@ -172,7 +161,20 @@ def _quantized(net: Network, images: NDArray[Any], views: tuple[int, ...], calib
             points[name if b == 8 else f"{name}/{b}bit"] = made = Subnet(subnet.widths, bits, subnet.depth)
             origin[made] = subnet
     model._set_points(points)
-    _calibrate_points(net, model, origin, images)
+    return model, origin
+
+
+def trained_network(net: Network, trained: Trained, views: tuple[int, ...], images: NDArray[Any] | None) -> Network:
+    """Return the integer network that quantisation-aware training computed with."""
+    coded = {
+        name: (encode(net.weights[f"{name}.weight"], scale, trained.views), scale)
+        for name, scale in trained.scales.items()
+    }
+    model, origin = coded_network(net, coded, views, "mse", images)
+    model._set_tables({made: trained.tables[made] for made in origin if made in trained.tables})
+    if images is not None:
+        for made in [point for point in origin if point not in trained.tables]:
+            model._recalibrate_point(made, images)
     return model
 
 
@@ -207,6 +209,11 @@ def _within_drop(
     def accuracy(candidate: Network) -> float:
         return float(candidate.evaluate(data.val, metrics=("accuracy",))["accuracy"])
 
+    if calibrate == "trained" and accuracy(model) < goal:
+        raise ValueError(
+            f"max_accuracy_drop={allowed} is not met by what was trained: train longer, or calibrate='mse', which "
+            "leaves layers in float"
+        )
     while accuracy(model) < goal:
         remaining = [layer.name for layer in model.layers if layer.quantised]
         if len(remaining) == 1:

@@ -80,6 +80,7 @@ class Session:
             input_table=net._input_table(),
             bf16=bf16,
             taps=taps,
+            **self._more(),
         )
         for subnet, slot in self._slots.items():
             if subnet in net.tables:
@@ -88,6 +89,17 @@ class Session:
         self.ema = ema
         self._average = self._params() if ema is not None else {}
 
+    def _more(self) -> dict[str, Any]:
+        """Return further arguments of the trainer."""
+        return {}
+
+    def judged(self) -> Network:
+        """Return the network that validation judges, as exported."""
+        return self.net
+
+    def finish(self, images: NDArray[Any]) -> None:
+        """After the last step, once exported: what is to be computed from calibration images."""
+
     def forward(self, x: NDArray[Any], subnet: Subnet, step: int, number: int = 0) -> F32:
         """Return the outputs of one pass in training mode."""
         if subnet not in self._arrays:
@@ -95,6 +107,10 @@ class Session:
         active, _, depth = self._arrays[subnet]
         out: F32 = self.trainer.forward(x, active, self._slots.get(subnet, -1), step * _PASSES + number, depth)
         return out
+
+    def backward(self, gradient: F32, taps: tuple[F32 | None, ...] | None = None) -> None:
+        """Add the gradients of the last pass; taps: of the values of tapped nodes."""
+        self.trainer.backward(gradient, taps)
 
     def macs(self, subnet: Subnet) -> int:
         """Multiply-accumulates of one image forward."""

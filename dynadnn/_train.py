@@ -23,6 +23,7 @@ from ._methods import Incremental, Method, check_method, default_method
 from ._metrics import Metric
 from ._network import Network
 from ._optimizers import SGD, AdamW, Optimizer, Schedule
+from ._qat import QAT, check_qat
 from ._saving import Checkpoint, as_checkpoint
 from ._weights import check_labels
 
@@ -46,7 +47,7 @@ def fit(
     ema: float | None = None,
     precision: str = "fp32",
     arithmetic: Any = None,
-    qat: Any = None,
+    qat: QAT | int | tuple[int, ...] | None = None,
     frozen: Iterable[str] | None = None,
     halting: EarlyHalting | None = None,
     callbacks: Iterable[Callback] = (),
@@ -96,6 +97,10 @@ def fit(
         bf16 rounds every tensor between layers, its gradient, and the weights that layers read to bfloat16 (nearest,
         ties to even); sums, batch-norm statistics, the weights that are updated and the outputs stay float32. It shows
         what training in bfloat16 does to a network; it takes a third longer than fp32, and as much memory.
+    qat : QAT, int or tuple of int, optional
+        Quantisation-aware training at these bits, best from a network that has been trained: ``qat=(8, 4)`` is
+        ``qat=QAT((8, 4))``. Validation figures are those of the integer network, and `quantize` takes over what was
+        trained.
     frozen : sequence of str, optional
         Layers that are not updated, or what their names begin with before a dot.
     halting : EarlyHalting, optional
@@ -148,7 +153,7 @@ def fit(
     >>> history.epochs
     2
     """
-    missing = {"arithmetic": arithmetic, "qat": qat}
+    missing = {"arithmetic": arithmetic}
     options = {
         "epochs": epochs,
         "val": val,
@@ -162,6 +167,7 @@ def fit(
         "clip_norm": clip_norm,
         "ema": ema,
         "precision": precision,
+        "qat": qat,
         "frozen": frozen,
         "halting": halting,
         "callbacks": callbacks,
@@ -185,6 +191,7 @@ def train(net: Network, make: Callable[[Network, dict[str, Any]], Loop], options
         raise ValueError("method is Incremental(), but the network has one channel group: build it with groups=")
     if not grouped or not (method is None or isinstance(method, Incremental)):
         return make(net, options).run()
+    check_qat(options["qat"], net, options["ema"])
     seed = seed_of(options["rng"])
     return fit_groups(net, make, {**options, "method": Incremental()}, seed)
 
@@ -270,6 +277,7 @@ def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str
         threads=thread_count(options["threads"]),
         seed=seed_of(rng),
         fresh=not isinstance(rng, int | np.integer),
+        qat=check_qat(options["qat"], net, options["ema"]),
     )
 
 

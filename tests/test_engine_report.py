@@ -6,7 +6,7 @@ import pytest
 import dynadnn as dn
 from dynadnn import _core, _engine_report
 from dynadnn._engine_report import Layer, Step, float_twin, make_report
-from dynadnn._quantize import view_codes
+from dynadnn._codes import view_codes
 
 
 @pytest.fixture(scope="module")

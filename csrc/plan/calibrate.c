@@ -194,6 +194,17 @@ static dn_status measure_scale(dn_calibration *c, dn_error *err) {
     return DN_OK;
 }
 
+static dn_status keep_scale(const dn_calibration *c, dn_error *err) {
+    const dn_graph *graph = c->run.plan->graph;
+    const size_t groups = (size_t)graph->groups, at = (size_t)c->op->output * groups;
+    for (size_t g = 0; g < groups; g++) {
+        float scale = c->options->kept_scale[at + g];
+        if (!(scale > 0) || isinf(scale)) return dn_fail(err, DN_EINVAL, "%s: the scale to keep is %g: it must be above 0 and finite", graph->nodes[c->op->output].name, (double)scale);
+        c->tables->scale[at + g] = scale;
+    }
+    return DN_OK;
+}
+
 /* ---- the walk ---- */
 
 static void list_lanes(dn_calibration *c) {
@@ -223,6 +234,8 @@ static void set_raw_tables(const dn_calibration *c) {
 static dn_status calibrate_step(dn_calibration *c, dn_error *err) {
     const dn_graph *graph = c->run.plan->graph;
     bool wants_norm = c->op->norm >= 0, own_scale = dn_op_writes_u8(c->op) && graph->nodes[c->op->output].scale_from == c->op->output && c->op->kind != DN_DO_DEQUANTIZE;
+    if (own_scale && c->options->kept_scale) DN_TRY(keep_scale(c, err));
+    own_scale = own_scale && !c->options->kept_scale;
     write_tables(c); /* lists and maps are right already, numbers not yet */
     list_lanes(c);
     if (wants_norm || own_scale) {

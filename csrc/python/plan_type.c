@@ -233,12 +233,12 @@ static PyObject *calibrated_tables(PyObject *object, const dn_graph *graph, cons
 }
 
 static PyObject *plan_calibrate(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"active", "bits", "depth", "images", "range", "percentile", "threads", "kept_mean", "kept_variance", "mean_shift", "variance_ratio", NULL};
-    PyObject *active, *bits, *depth, *image_object, *kept_mean = NULL, *kept_variance = NULL, *shift = NULL, *ratio = NULL;
+    static char *names[] = {"active", "bits", "depth", "images", "range", "percentile", "threads", "kept_mean", "kept_variance", "mean_shift", "variance_ratio", "kept_scale", NULL};
+    PyObject *active, *bits, *depth, *image_object, *kept_mean = NULL, *kept_variance = NULL, *shift = NULL, *ratio = NULL, *scale = NULL;
     const char *range_name = "mse";
     dn_calibration_options options = {.percentile = 99.99, .threads = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|sdiOOOO:calibrate", names, &active, &bits, &depth, &image_object, &range_name, &options.percentile, &options.threads, &kept_mean,
-                                     &kept_variance, &shift, &ratio))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|sdiOOOOO:calibrate", names, &active, &bits, &depth, &image_object, &range_name, &options.percentile, &options.threads, &kept_mean,
+                                     &kept_variance, &shift, &ratio, &scale))
         return NULL;
     const dn_graph *graph = dn_py_graph(((plan_object *)object)->graph, dn_py_state(object));
     dn_subnet subnet;
@@ -247,6 +247,12 @@ static PyObject *plan_calibrate(PyObject *object, PyObject *args, PyObject *kwar
     if (dn_py_subnet(graph, active, bits, depth, &subnet) < 0 || read_range(range_name, &options.range) < 0) return NULL;
     if (read_correction(kept_mean, channels, "kept_mean", &options.kept_mean) < 0 || read_correction(kept_variance, channels, "kept_variance", &options.kept_variance) < 0) return NULL;
     if (read_correction(shift, channels, "mean_shift", &options.mean_shift) < 0 || read_correction(ratio, channels, "variance_ratio", &options.variance_ratio) < 0) return NULL;
+    int ok;
+    PyArrayObject *kept = dn_py_array_or_none(scale, NPY_FLOAT32, 2, "kept_scale", &ok);
+    if (!ok) return NULL;
+    if (kept && (PyArray_DIM(kept, 0) != dn_graph_nodes(graph) || PyArray_DIM(kept, 1) != dn_graph_groups(graph)))
+        return PyErr_Format(PyExc_ValueError, "kept_scale must be %d x %d", (int)dn_graph_nodes(graph), (int)dn_graph_groups(graph));
+    options.kept_scale = kept ? PyArray_DATA(kept) : NULL;
     if (!PyArray_Check(image_object)) return PyErr_Format(PyExc_TypeError, "images must be a NumPy array");
     if (dn_py_image_dtype((PyArrayObject *)image_object, "images", &dtype) < 0) return NULL;
     PyArrayObject *images = dn_py_array(image_object, dtype == DN_U8 ? NPY_UINT8 : NPY_FLOAT32, -1, "images");
@@ -318,7 +324,7 @@ static PyObject *get_threads(PyObject *object, void *unused) { return (void)unus
 static PyMethodDef plan_methods[] = {
     {"bind", (PyCFunction)(void (*)(void))plan_bind, METH_FASTCALL, "bind($self, active, bits, depth, mean, variance, scale, tiles=None, /)\n--\n\nA Point; no weight is touched."},
     {"calibrate", (PyCFunction)(void (*)(void))plan_calibrate, METH_VARARGS | METH_KEYWORDS,
-     "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1, kept_mean=None, kept_variance=None, mean_shift=None, variance_ratio=None)\n--\n\nMean, variance and scale of a point, layer by layer from images."},
+     "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1, kept_mean=None, kept_variance=None, mean_shift=None, variance_ratio=None, kept_scale=None)\n--\n\nMean, variance and scale of a point, layer by layer from images."},
     {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef plan_getset[] = {

@@ -12,6 +12,7 @@ typedef struct trainer_object {
     const dn_graph *graph;
     size_t image, outputs; /* numbers per image */
     Py_ssize_t pending;    /* images of the pass that waits for its backward pass */
+    Py_ssize_t images;     /* of the last pass */
     int stat_slots, taps;
     int busy; /* a call is running without the GIL */
 } trainer_object;
@@ -63,7 +64,7 @@ static dn_params *read_params(const dn_graph *graph, PyObject *items) {
     return NULL;
 }
 
-static int make_trainer(trainer_object *self, PyObject *params, PyObject *frozen, PyObject *table, const dn_trainer_options *options) {
+static int make_trainer(trainer_object *self, PyObject *params, PyObject *frozen, PyObject *table, PyObject *coded, dn_trainer_options *options) {
     module_state *state = dn_py_state((PyObject *)self);
     const dn_graph *graph = self->graph;
     dn_tensor_info input;
@@ -73,6 +74,10 @@ static int make_trainer(trainer_object *self, PyObject *params, PyObject *frozen
     if (!ok) return -1;
     PyArrayObject *bytes = dn_py_array_or_none(table, NPY_FLOAT32, 2, "input_table", &ok);
     if (!ok) return -1;
+    PyArrayObject *codes = dn_py_array_or_none(coded, NPY_UINT8, 1, "coded", &ok);
+    if (!ok) return -1;
+    if (codes && PyArray_SIZE(codes) != dn_graph_nodes(graph)) return PyErr_Format(PyExc_ValueError, "coded must have %d entries", (int)dn_graph_nodes(graph)), -1;
+    options->coded = codes ? PyArray_DATA(codes) : NULL;
     if ((still && PyArray_SIZE(still) != dn_graph_nodes(graph)) || (bytes && (PyArray_DIM(bytes, 0) != input.channels || PyArray_DIM(bytes, 1) != 256))) {
         PyErr_Format(PyExc_ValueError, "frozen must have %d entries and input_table must be %d x 256", (int)dn_graph_nodes(graph), (int)input.channels);
         return -1;
@@ -93,14 +98,14 @@ static int make_trainer(trainer_object *self, PyObject *params, PyObject *frozen
 }
 
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"graph", "params", "batch", "threads", "isa", "stat_slots", "stat_momentum", "seed", "frozen", "input_table", "bf16", "taps", NULL};
-    PyObject *graph, *params, *isa = NULL, *frozen = NULL, *table = NULL, *taps = NULL;
+    static char *names[] = {"graph", "params", "batch", "threads", "isa", "stat_slots", "stat_momentum", "seed", "frozen", "input_table", "bf16", "taps", "coded", "learns_scales", NULL};
+    PyObject *graph, *params, *isa = NULL, *frozen = NULL, *table = NULL, *taps = NULL, *coded = NULL;
     int ok;
     unsigned long long seed = 0;
     int bf16 = 0;
     dn_trainer_options options = {.batch = 128, .threads = 1, .stat_slots = 1, .stat_momentum = 0.1f};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$iiOifKOOpO:Trainer", names, &graph, &params, &options.batch, &options.threads, &isa, &options.stat_slots, &options.stat_momentum,
-                                     &seed, &frozen, &table, &bf16, &taps))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$iiOifKOOpOOp:Trainer", names, &graph, &params, &options.batch, &options.threads, &isa, &options.stat_slots, &options.stat_momentum,
+                                     &seed, &frozen, &table, &bf16, &taps, &coded, &options.learns_scales))
         return NULL;
     options.seed = seed;
     options.bf16 = bf16;
@@ -114,7 +119,7 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->graph = dn_py_graph(graph, dn_py_state((PyObject *)self));
     self->stat_slots = options.stat_slots;
     self->taps = options.tap_count;
-    if (self->graph && make_trainer(self, params, frozen, table, &options) == 0) {
+    if (self->graph && make_trainer(self, params, frozen, table, coded, &options) == 0) {
         dn_tensor_info info;
         dn_graph_tensor(self->graph, 0, &info);
         self->image = (size_t)info.height * (size_t)info.width * (size_t)info.channels;
@@ -139,13 +144,13 @@ static void trainer_dealloc(PyObject *object) {
 static float *floats_of(PyObject *array) { return array == Py_None ? NULL : PyArray_DATA((PyArrayObject *)array); }
 
 static PyObject *trainer_forward(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"x", "active", "slot", "step", "depth", NULL};
+    static char *names[] = {"x", "active", "slot", "step", "depth", "bits", NULL};
     trainer_object *self = (trainer_object *)object;
     module_state *state = dn_py_state(object);
-    PyObject *images, *active, *depth = NULL;
+    PyObject *images, *active, *depth = NULL, *bits = NULL;
     int slot = -1;
     unsigned long long step = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|iKO:forward", names, &images, &active, &slot, &step, &depth)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|iKOO:forward", names, &images, &active, &slot, &step, &depth, &bits)) return NULL;
     if (!PyArray_Check(images)) return PyErr_Format(PyExc_TypeError, "x must be a NumPy array, not %.80s", Py_TYPE(images)->tp_name);
     dn_dtype dtype;
     if (dn_py_image_dtype((PyArrayObject *)images, "x", &dtype) < 0) return NULL;
@@ -155,7 +160,7 @@ static PyObject *trainer_forward(PyObject *object, PyObject *args, PyObject *kwa
     if (n < 1 || (size_t)PyArray_SIZE(x) != (size_t)n * self->image)
         return PyErr_Format(PyExc_ValueError, "x must have %zu numbers per image and at least one image, not %zd in %zd", self->image, (Py_ssize_t)PyArray_SIZE(x), n);
     dn_subnet subnet;
-    if (dn_py_subnet(self->graph, active, NULL, depth, &subnet) < 0 || enter(self) < 0) return NULL;
+    if (dn_py_subnet(self->graph, active, bits, depth, &subnet) < 0 || enter(self) < 0) return NULL;
     npy_intp shape[2] = {n, (npy_intp)self->outputs};
     PyObject *logits = PyArray_SimpleNew(2, shape, NPY_FLOAT32);
     dn_error err = {0};
@@ -167,6 +172,7 @@ static PyObject *trainer_forward(PyObject *object, PyObject *args, PyObject *kwa
     }
     self->busy = 0;
     self->pending = status == DN_OK ? n : 0;
+    if (status == DN_OK) self->images = n;
     if (status == DN_OK) return logits;
     Py_XDECREF(logits);
     return dn_py_raise(state, status, &err);
@@ -416,6 +422,102 @@ static PyObject *trainer_set_stats(PyObject *object, PyObject *const *args, Py_s
     Py_RETURN_NONE;
 }
 
+/* ---- quantisation-aware training ---- */
+
+static PyObject *trainer_set_code_scale(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    trainer_object *self = (trainer_object *)object;
+    int32_t node;
+    dn_tensor_info info;
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "set_code_scale takes a node, scales and the largest code, %zd arguments given", count);
+    if (node_sizes(self, args[0], &node, &info) < 0) return NULL;
+    PyArrayObject *scale = dn_py_array(args[1], NPY_FLOAT32, 1, "scale");
+    if (!scale) return NULL;
+    if (PyArray_SIZE(scale) != info.channels) return PyErr_Format(PyExc_ValueError, "scale of node %d has %zd entries, not %d", (int)node, (Py_ssize_t)PyArray_SIZE(scale), (int)info.channels);
+    long largest = PyLong_AsLong(args[2]);
+    if ((largest == -1 && PyErr_Occurred()) || enter(self) < 0) return NULL;
+    dn_error err = {0};
+    dn_status status = dn_trainer_set_code_scale(self->trainer, node, PyArray_DATA(scale), largest < 0 || largest > 127 ? 0 : (int32_t)largest, &err);
+    self->busy = 0;
+    self->pending = 0;
+    if (status != DN_OK) return dn_py_raise(dn_py_state(object), status, &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *trainer_set_scales(PyObject *object, PyObject *scales) {
+    trainer_object *self = (trainer_object *)object;
+    PyArrayObject *scale = dn_py_array(scales, NPY_FLOAT32, 1, "scale");
+    if (!scale) return NULL;
+    if (PyArray_SIZE(scale) != dn_graph_nodes(self->graph)) return PyErr_Format(PyExc_ValueError, "scale must have %d entries", (int)dn_graph_nodes(self->graph));
+    if (enter(self) < 0) return NULL;
+    dn_error err = {0};
+    dn_status status = dn_trainer_set_scales(self->trainer, PyArray_DATA(scale), &err);
+    self->busy = 0;
+    self->pending = 0;
+    if (status != DN_OK) return dn_py_raise(dn_py_state(object), status, &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *trainer_peaks(PyObject *object, PyObject *unused) {
+    trainer_object *self = (trainer_object *)object;
+    npy_intp nodes = dn_graph_nodes(self->graph);
+    (void)unused;
+    PyObject *peaks = PyArray_ZEROS(1, &nodes, NPY_FLOAT32, 0);
+    if (peaks && enter(self) == 0) {
+        dn_trainer_get_peaks(self->trainer, floats_of(peaks));
+        self->busy = 0;
+        return peaks;
+    }
+    Py_XDECREF(peaks);
+    return NULL;
+}
+
+static PyObject *trainer_slopes(PyObject *object, PyObject *unused) {
+    trainer_object *self = (trainer_object *)object;
+    npy_intp nodes = dn_graph_nodes(self->graph);
+    (void)unused;
+    PyObject *slopes = PyArray_ZEROS(1, &nodes, NPY_FLOAT64, 0);
+    if (slopes && enter(self) == 0) {
+        dn_trainer_get_slopes(self->trainer, PyArray_DATA((PyArrayObject *)slopes));
+        self->busy = 0;
+        return slopes;
+    }
+    Py_XDECREF(slopes);
+    return NULL;
+}
+
+static PyObject *trainer_batch_stats(PyObject *object, PyObject *unused) {
+    trainer_object *self = (trainer_object *)object;
+    npy_intp channels = dn_graph_norm_channels(self->graph);
+    (void)unused;
+    PyObject *mean = PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0), *variance = PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0);
+    if (mean && variance && enter(self) == 0) {
+        dn_trainer_get_batch_stats(self->trainer, floats_of(mean), floats_of(variance));
+        self->busy = 0;
+        return Py_BuildValue("(NN)", mean, variance);
+    }
+    Py_XDECREF(mean);
+    Py_XDECREF(variance);
+    return NULL;
+}
+
+static PyObject *trainer_tensor(PyObject *object, PyObject *number) {
+    trainer_object *self = (trainer_object *)object;
+    int32_t node;
+    dn_tensor_info info;
+    if (node_sizes(self, number, &node, &info) < 0 || enter(self) < 0) return NULL;
+    size_t floats = 0;
+    const float *values = dn_trainer_tensor(self->trainer, node, &floats);
+    PyObject *out = NULL;
+    if (values) {
+        npy_intp shape[2] = {self->images, (npy_intp)floats};
+        out = PyArray_SimpleNew(2, shape, NPY_FLOAT32);
+        if (out) memcpy(floats_of(out), values, (size_t)self->images * floats * sizeof(float));
+    }
+    self->busy = 0;
+    if (values) return out;
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_steps(PyObject *object, void *unused) { return (void)unused, PyLong_FromLongLong(dn_trainer_steps(((trainer_object *)object)->trainer)); }
 
 static int set_steps(PyObject *object, PyObject *value, void *unused) {
@@ -433,7 +535,7 @@ static int set_steps(PyObject *object, PyObject *value, void *unused) {
 #define KEYWORDS(f) (PyCFunction)(void (*)(void))(f), METH_VARARGS | METH_KEYWORDS
 #define FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL
 static PyMethodDef methods[] = {
-    {"forward", KEYWORDS(trainer_forward), "forward($self, /, x, active, slot=-1, step=0, depth=None)\n--\n\nLogits (n, outputs) in training mode."},
+    {"forward", KEYWORDS(trainer_forward), "forward($self, /, x, active, slot=-1, step=0, depth=None, bits=None)\n--\n\nLogits (n, outputs) in training mode."},
     {"backward", KEYWORDS(trainer_backward),
      "backward($self, /, d_logits, taps=None)\n--\n\nAdds the gradients of the last forward pass; taps: per tapped node None or a gradient of its value."},
     {"tap", trainer_tap, METH_O, "tap($self, tap, /)\n--\n\nValue of a tapped node in the last forward pass, (n, h, w, active channels)."},
@@ -449,6 +551,12 @@ static PyMethodDef methods[] = {
     {"set_moments", FAST(trainer_set_moments), "set_moments($self, node, weight1, weight2, bias1, bias2, /)\n--\n\nAny may be None."},
     {"get_stats", trainer_get_stats, METH_O, "get_stats($self, slot, /)\n--\n\nRunning (mean, variance) of all batch norms."},
     {"set_stats", FAST(trainer_set_stats), "set_stats($self, slot, mean, variance, /)\n--\n\nReplaces running statistics."},
+    {"set_code_scale", FAST(trainer_set_code_scale), "set_code_scale($self, node, scale, largest, /)\n--\n\nScales of a layer's weights, one per output channel, and its largest code."},
+    {"set_scales", trainer_set_scales, METH_O, "set_scales($self, scale, /)\n--\n\nScales of coded tensors, one per node; 0: not quantised."},
+    {"peaks", trainer_peaks, METH_NOARGS, "peaks($self, /)\n--\n\nLargest magnitude of each coded tensor in the last pass, one per node."},
+    {"slopes", trainer_slopes, METH_NOARGS, "slopes($self, /)\n--\n\nGradient of each coded tensor's scale in the last pass, one per node."},
+    {"batch_stats", trainer_batch_stats, METH_NOARGS, "batch_stats($self, /)\n--\n\n(mean, variance) of the last pass, of all batch norms."},
+    {"tensor", trainer_tensor, METH_O, "tensor($self, node, /)\n--\n\nA node's tensor in the last pass, (n, numbers), or None if it is part of another step."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -459,7 +567,8 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, trainer_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, getset},
-    {Py_tp_doc, "Trainer(graph, params, *, batch=128, threads=1, isa=None, stat_slots=1, stat_momentum=0.1, seed=0, frozen=None, input_table=None, bf16=False, taps=None)\n--\n\nTrains one network."},
+    {Py_tp_doc, "Trainer(graph, params, *, batch=128, threads=1, isa=None, stat_slots=1, stat_momentum=0.1, seed=0, frozen=None, input_table=None, bf16=False, taps=None, coded=None, "
+                "learns_scales=False)\n--\n\nTrains one network."},
     {0, NULL},
 };
 

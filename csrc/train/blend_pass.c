@@ -48,12 +48,12 @@ void dn_blend_actgrad(dn_trainer *trainer, const dn_step *step, size_t image, dn
     };
     if (unit->kind == DN_UNIT_LAYER) {
         dn_layer *layer = &trainer->layers[trainer->layer_of[unit->node]];
-        job.y = job.z = dn_image(y, image);
+        job.y = job.z = dn_made(y, image);
         if (layer->bias.count && !layer->bias.frozen) job.sums = layer->partial + image * 2 * job.channels;
     } else {
         job.z = dn_image(&trainer->values[unit->z], image);
         job.residual = unit->residual < 0 ? NULL : dn_image(&trainer->values[unit->residual], image);
-        if (!unit->transient && value_tells(unit)) job.y = dn_image(y, image);
+        if (!unit->transient && value_tells(unit)) job.y = dn_made(y, image);
         job.mean = norm ? norm->mean : trainer->zeros;
         job.scale = norm ? norm->scale : trainer->ones;
         job.shift = norm ? norm->shift : trainer->zeros;

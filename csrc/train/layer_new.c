@@ -51,6 +51,9 @@ void dn_layer_refresh(const dn_trainer *trainer, dn_layer *layer, bool transpose
         layer->hooks.weight(layer->hooks.context, &call);
         dn_layer_set(layer, layer->natural, layer->hooked_weight);
         layer->working = layer->hooked_weight;
+    } else if (layer->code_bits) {
+        dn_layer_encode(layer, layer->hooked_weight);
+        layer->working = layer->hooked_weight;
     } else {
         layer->working = layer->weight.value;
     }

@@ -28,7 +28,7 @@ dn_epilogue dn_layer_epilogue(const dn_trainer *trainer, const dn_unit *unit, in
 }
 
 static void hook_accumulator(const dn_trainer *trainer, const dn_unit *unit, const dn_layer *layer, const dn_value *y, size_t image) {
-    float *out = dn_image(y, image);
+    float *out = dn_made(y, image);
     if (!layer->hooks.accumulator) return;
     dn_layer_run_hook(layer->hooks.accumulator, layer, y, image, out);
     dn_norm_job job = {out, NULL, out, 1, y->size / (size_t)y->channels, (size_t)y->channels, 0, trainer->zeros, trainer->ones, trainer->zeros, unit->act, 0};
@@ -104,8 +104,8 @@ void dn_layer_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, dn
         return;
     }
     const float *input = dn_layer_padded(trainer, unit, image, scratch);
-    if (layer->kind == DN_LAYER_DEPTHWISE) depthwise_forward(trainer, unit, layer, input, dn_image(y, image));
-    else dense_forward(trainer, unit, layer, input, dn_image(y, image), &scratch->ahead);
+    if (layer->kind == DN_LAYER_DEPTHWISE) depthwise_forward(trainer, unit, layer, input, dn_made(y, image));
+    else dense_forward(trainer, unit, layer, input, dn_made(y, image), &scratch->ahead);
     hook_accumulator(trainer, unit, layer, y, image);
 }
 
@@ -123,7 +123,7 @@ void dn_linear_forward(dn_trainer *trainer, const dn_unit *unit, size_t first, s
         dn_conv_pass pass = {
             .input = input,
             .in_step = (ptrdiff_t)x->size,
-            .output = dn_image(y, first) + g * layer->group_out,
+            .output = dn_made(y, first) + g * layer->group_out,
             .out_step = (ptrdiff_t)y->size,
             .rows = 1,
             .columns = (int32_t)count,

@@ -118,7 +118,7 @@ static void hardsigmoid(const float *in, float *out, size_t count) {
 static void mul_forward(const dn_trainer *trainer, const dn_node *node, const dn_value *y, size_t image) {
     const dn_value *a = &trainer->values[trainer->values[node->inputs[0]].root], *b = &trainer->values[trainer->values[node->inputs[1]].root];
     const float *p = dn_image(a, image), *q = dn_image(b, image);
-    float *out = dn_image(y, image);
+    float *out = dn_made(y, image);
     const size_t channels = (size_t)a->channels, step = b->size == a->size ? channels : 0;
     for (size_t pixel = 0; pixel < a->size / channels; pixel++, p += channels, q += step, out += channels)
         for (size_t c = 0; c < channels; c++) out[c] = p[c] * q[c];
@@ -129,7 +129,7 @@ static void concat_forward(const dn_trainer *trainer, const dn_node *node, const
     for (int32_t k = 0; k < node->input_count; k++) {
         const dn_value *x = &trainer->values[trainer->values[node->inputs[k]].root];
         const float *in = dn_image(x, image);
-        float *out = dn_image(y, image) + offset;
+        float *out = dn_made(y, image) + offset;
         for (size_t p = 0; p < pixels; p++) memcpy(out + p * channels, in + p * (size_t)x->channels, (size_t)x->channels * sizeof(float));
         offset += (size_t)x->channels;
     }
@@ -154,7 +154,7 @@ static void pad_forward(const dn_node *node, const images *i) {
 void dn_op_forward(dn_trainer *trainer, const dn_unit *unit, size_t image) {
     const dn_node *node = &trainer->graph->nodes[unit->node];
     const dn_value *y = &trainer->values[unit - trainer->units], *x = unit->z < 0 ? y : &trainer->values[unit->z];
-    const images i = {x, y, dn_image(x, image), dn_image(y, image)};
+    const images i = {x, y, dn_image(x, image), dn_made(y, image)};
     switch (node->op) {
     case DN_OP_MAX_POOL:
     case DN_OP_AVG_POOL:
@@ -219,7 +219,7 @@ static void pad_backward(const dn_node *node, const dn_value *x, const dn_value 
 void dn_op_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image) {
     const dn_node *node = &trainer->graph->nodes[unit->node];
     const dn_value *y = &trainer->values[unit - trainer->units], *x = &trainer->values[trainer->values[node->inputs[step->input]].root];
-    const float *in = dn_image(x, image), *out = dn_image(y, image), *dy = dn_slot(trainer, step->from, image);
+    const float *in = dn_image(x, image), *out = dn_made(y, image), *dy = dn_slot(trainer, step->from, image);
     float *dx = dn_slot(trainer, step->to, image);
     if (!step->accumulate) memset(dx, 0, x->size * sizeof(float));
     switch (node->op) {

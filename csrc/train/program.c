@@ -70,7 +70,7 @@ static void find_live(dn_trainer *trainer) {
 /* May tensor t become a part of its only reader's unit? Decided at full depth; a sub-net with fewer blocks keeps to it, so that it never wants memory that is not there. */
 static bool can_absorb(dn_trainer *trainer, int32_t t) {
     dn_value *v = &trainer->values[t];
-    return v->users == 1 && v->only_user >= 0 && (trainer->deciding ? !v->pinned : v->absorbed);
+    return v->users == 1 && v->only_user >= 0 && !v->coded && (trainer->deciding ? !v->pinned : v->absorbed);
 }
 
 static bool taken(const dn_trainer *trainer, int32_t node) { return trainer->units[node].inner || trainer->units[node].kind != DN_UNIT_NONE; }
@@ -164,7 +164,7 @@ static void mark_transient(dn_trainer *trainer) {
         int32_t reader = v->only_user;
         bool light = v->users == 1 && reader >= 0 && trainer->layer_of[reader] >= 0 && trainer->layers[trainer->layer_of[reader]].kind != DN_LAYER_LINEAR &&
                      !trainer->layers[trainer->layer_of[reader]].heavy;
-        if (trainer->deciding) v->transient = light && !v->pinned;
+        if (trainer->deciding) v->transient = light && !v->pinned && !v->coded;
         unit->transient = v->transient && light;
     }
 }

@@ -135,7 +135,7 @@ static void emit_input_gradient(builder *b, const dn_unit *unit, int32_t tensor,
     dn_value *x = &t->values[unit->z];
     dn_step step = {.kind = DN_STEP_LAYER, .tensor = tensor, .from = s, .to = DN_SCRATCH};
     x->remaining--;
-    if (x->remaining == 0 && wants_act(t, unit->z)) {
+    if (x->remaining == 0 && wants_act(t, unit->z) && !x->coded) {
         emit(b, step);
         drop_slot(b, s); /* from here on the image's part of s is free for what follows in this phase */
         emit_act_from_scratch(b, unit->z);
@@ -183,7 +183,7 @@ static void emit_layer(builder *b, int32_t tensor) {
 /* Can the convolution behind a batch norm make its own output gradient, image by image? */
 static bool makes_gradient(const dn_trainer *t, int32_t z) {
     const dn_unit *unit = &t->units[z];
-    if (unit->kind != DN_UNIT_LAYER || t->values[z].users != 1 || t->values[z].tapped) return false;
+    if (unit->kind != DN_UNIT_LAYER || t->values[z].users != 1 || t->values[z].tapped || t->values[z].coded) return false;
     const dn_layer *layer = layer_of(t, unit);
     return layer->kind != DN_LAYER_LINEAR && !layer->heavy && !layer->hooks.gradient;
 }
@@ -284,6 +284,10 @@ dn_status dn_program_build_backward(dn_trainer *t, dn_error *err) {
     for (int32_t i = output; i >= 0; i--) {
         if (t->values[i].slot < 0 || !t->values[i].needs) continue;
         if (t->values[i].tapped) emit(&b, (dn_step){.kind = DN_STEP_INJECT, .tensor = i, .from = DN_NOWHERE, .to = own_slot(&b, i)});
+        if (t->values[i].coded) {
+            const int32_t own = own_slot(&b, i);
+            emit(&b, (dn_step){.kind = DN_STEP_CODE, .tensor = i, .from = own, .to = own});
+        }
         switch (t->units[i].kind) {
         case DN_UNIT_NONE:
         case DN_UNIT_INPUT: break;

@@ -29,6 +29,7 @@ static int32_t gradient_of(const dn_trainer *trainer, const dn_step *step) {
     case DN_STEP_SEED:
     case DN_STEP_COPY:
     case DN_STEP_HOOK:
+    case DN_STEP_CODE:
     case DN_STEP_WEIGHTS: return -1;
     }
     return -1;

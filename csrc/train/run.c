@@ -25,7 +25,7 @@ bool dn_trainer_stop(dn_trainer *trainer, int worker) {
 
 static void read_input(const dn_trainer *trainer, size_t image) {
     const dn_value *v = &trainer->values[0];
-    float *out = dn_image(v, image);
+    float *out = dn_made(v, image);
     if (trainer->dtype == DN_F32) {
         memcpy(out, (const float *)trainer->x + image * v->size, v->size * sizeof(float));
         return;
@@ -36,16 +36,21 @@ static void read_input(const dn_trainer *trainer, size_t image) {
         for (size_t c = 0; c < channels; c++) out[i + c] = trainer->table[c * 256 + in[i + c]];
 }
 
-static void run_unit(dn_trainer *trainer, int32_t tensor, size_t image, dn_scratch *scratch) {
+static void make_unit(dn_trainer *trainer, int32_t tensor, size_t image, dn_scratch *scratch) {
     const dn_unit *unit = &trainer->units[tensor];
     switch (unit->kind) {
     case DN_UNIT_NONE: return;
     case DN_UNIT_INPUT: read_input(trainer, image); break;
     case DN_UNIT_LAYER: dn_layer_forward(trainer, unit, image, scratch); break;
-    case DN_UNIT_BLEND: dn_blend_forward(trainer, unit, image, dn_image(&trainer->values[tensor], image), 1, 0); return; /* it rounds what it makes */
+    case DN_UNIT_BLEND: dn_blend_forward(trainer, unit, image, dn_made(&trainer->values[tensor], image), 1, 0); return; /* it rounds what it makes */
     case DN_UNIT_OP: dn_op_forward(trainer, unit, image); break;
     }
     dn_round_value(trainer, tensor, image);
+}
+
+static void run_unit(dn_trainer *trainer, int32_t tensor, size_t image, dn_scratch *scratch) {
+    make_unit(trainer, tensor, image, scratch);
+    if (trainer->values[tensor].made) dn_code_forward(trainer, &trainer->values[tensor], image);
 }
 
 static void run_hook(const dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image) {
@@ -72,6 +77,7 @@ static void do_step(dn_trainer *trainer, const dn_step *step, size_t image, size
     case DN_STEP_ADD: trainer->kernels.train_f32->add(dn_slot(trainer, step->to, image), step->from == DN_SCRATCH ? scratch->back : dn_slot(trainer, step->from, image), v->size); return;
     case DN_STEP_COPY: memcpy(dn_slot(trainer, step->to, image), dn_slot(trainer, step->from, image), v->size * sizeof(float)); return;
     case DN_STEP_HOOK: run_hook(trainer, unit, step, image); return;
+    case DN_STEP_CODE: dn_code_backward(trainer, &trainer->values[step->tensor], image, dn_slot(trainer, step->from, image)); return;
     case DN_STEP_LAYER: dn_layer_backward(trainer, unit, step, image, split, scratch); return;
     case DN_STEP_OP: dn_op_backward(trainer, unit, step, image); return;
     case DN_STEP_LINEAR:
@@ -116,6 +122,7 @@ static void run_together(dn_trainer *trainer, const dn_step *step, size_t image,
     for (size_t i = image; i < image + count; i++) {
         if (step->kind == DN_STEP_UNIT) dn_round_value(trainer, step->tensor, i);
         else dn_round_gradient(trainer, step, i, scratch);
+        if (step->kind == DN_STEP_UNIT && trainer->values[step->tensor].made) dn_code_forward(trainer, &trainer->values[step->tensor], i);
     }
 }
 
@@ -183,11 +190,13 @@ static void block_task(void *context, size_t item, int worker) {
     size_t first = item * DN_BLOCK, count = dn_size_min(DN_BLOCK, trainer->n - first);
     for (int32_t s = trainer->phase->first; s < trainer->phase->last && !dn_trainer_stop(trainer, worker); s++) {
         const dn_step *step = &trainer->phase_steps[s];
+        const dn_value *v = &trainer->values[step->tensor];
         if (step->kind == DN_STEP_LINEAR) dn_linear_backward(trainer, &trainer->units[step->tensor], step, first, count);
         else dn_linear_forward(trainer, &trainer->units[step->tensor], first, count);
         for (size_t i = first; i < first + count; i++) {
             if (step->kind == DN_STEP_LINEAR) dn_round_gradient(trainer, step, i, &trainer->scratch[worker]);
             else dn_round_value(trainer, step->tensor, i);
+            if (step->kind != DN_STEP_LINEAR && v->made) dn_code_forward(trainer, v, i);
         }
     }
 }
@@ -282,6 +291,7 @@ dn_status dn_trainer_forward(dn_trainer *trainer, const dn_subnet *subnet, const
     trainer->x = input;
     trainer->dtype = dtype;
     trainer->poll = poll;
+    dn_code_begin(trainer, subnet);
     dn_status status = dn_program_build(trainer, subnet, err);
     if (status == DN_OK) status = dn_trainer_run_phases(trainer, trainer->forward_phases, trainer->forward_phase_count, trainer->forward_steps);
     if (status == DN_EINTERRUPTED) (void)dn_fail(err, status, "the forward pass was interrupted");

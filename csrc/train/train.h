@@ -76,6 +76,8 @@ typedef struct dn_layer {
     const float *working; /* what convolutions read: weight.value, or its image under the weight hook */
     float *transposed;
     bool stale; /* working and transposed are older than weight.value */
+    float *code_scale;           /* [outputs], or NULL: never quantised */
+    int32_t code_top, code_bits; /* largest code; bits of this pass, 0: not quantised */
     dn_cut *cuts;
     int32_t cut_count;
     float *partial; /* [batch][2][outputs]: bias gradient per image, the second half unused */
@@ -129,6 +131,10 @@ typedef struct dn_unit {
 /* One node's tensor in this pass. */
 typedef struct dn_value {
     float *data; /* [batch][size], or NULL if never stored */
+    float *made; /* of a coded tensor: what its unit wrote, see code_pass.c */
+    float *peaks;   /* ... [batch] largest magnitude */
+    double *slopes; /* ... [batch] gradient of its scale */
+    bool coded;     /* the engine stores it in codes: always stored, never part of another unit */
     dn_channels *ranges;
     int32_t range_count;
     int32_t height, width, channels;
@@ -157,6 +163,7 @@ typedef enum dn_step_kind {
     DN_STEP_ADD,      /* to += from */
     DN_STEP_COPY,     /* to = from */
     DN_STEP_HOOK,     /* gradient hook on `from` */
+    DN_STEP_CODE,     /* gradient through the codes of the tensor, in place: `from` */
     DN_STEP_LAYER,    /* weight gradient (unless heavy or linear) and input gradient: from -> to */
     DN_STEP_LINEAR,   /* input gradient of a linear layer */
     DN_STEP_WEIGHTS,  /* weight gradient of a heavy or linear layer, a phase of its own */
@@ -222,6 +229,9 @@ struct dn_trainer {
     bool *skip;
     int32_t *alias;
     bool deciding, sizing; /* the program is being built to choose what is merged, to learn what memory it wants */
+    const uint8_t *coded; /* [nodes], only while it is made */
+    float *scales;        /* [nodes] of coded tensors, 0: not quantised */
+    bool coding, learns_scales; /* this pass quantises; its backward pass makes slopes */
     float *ones, *zeros; /* as many as the widest tensor has channels, and 16 */
 
     float **slots;
@@ -396,6 +406,12 @@ void dn_round_rows(const dn_trainer *trainer, float *x, size_t rows, ptrdiff_t r
 void dn_round_value(const dn_trainer *trainer, int32_t tensor, size_t image);
 void dn_round_gradient(const dn_trainer *trainer, const dn_step *step, size_t image, dn_scratch *scratch);
 
+/* code_pass.c */
+void dn_code_begin(dn_trainer *trainer, const dn_subnet *subnet);
+void dn_code_forward(const dn_trainer *trainer, const dn_value *value, size_t image);
+void dn_code_backward(const dn_trainer *trainer, const dn_value *value, size_t image, float *gradient);
+void dn_layer_encode(const dn_layer *layer, float *working);
+
 /* op_pass.c */
 void dn_op_forward(dn_trainer *trainer, const dn_unit *unit, size_t image);
 void dn_op_backward(dn_trainer *trainer, const dn_unit *unit, const dn_step *step, size_t image);
@@ -421,6 +437,8 @@ static inline int32_t dn_active_outputs(const dn_layer *layer, int32_t group) {
 /* Gradient of one image in a slot. */
 static inline float *dn_slot(const dn_trainer *trainer, int32_t slot, size_t image) { return trainer->slots[slot] + image * trainer->slot_stride; }
 static inline float *dn_image(const dn_value *value, size_t image) { return value->data + image * value->size; }
+/* Where the tensor's own unit writes. */
+static inline float *dn_made(const dn_value *value, size_t image) { return (value->made ? value->made : value->data) + image * value->size; }
 /* True when the pass should stop; the calling thread (worker 0) asks the poll now and then. */
 bool dn_trainer_stop(dn_trainer *trainer, int worker);
 

@@ -43,6 +43,7 @@ static dn_status check_options(const dn_trainer_options *options, dn_error *err)
     if (options->stat_slots < 0 || options->stat_slots > 65536) return dn_fail(err, DN_EINVAL, "stat_slots must be 0..65536, got %d", options->stat_slots);
     if (!(options->stat_momentum >= 0 && options->stat_momentum <= 1)) return dn_fail(err, DN_EINVAL, "stat_momentum must be in [0, 1], got %g", (double)options->stat_momentum);
     if (options->tap_count < 0 || (options->tap_count && !options->taps)) return dn_fail(err, DN_EINVAL, "tap_count is %d, without nodes", options->tap_count);
+    if (options->bf16 && options->coded) return dn_fail(err, DN_EUNSUPPORTED, "bfloat16 training of coded tensors: they are float32 between their codes");
     if (!dn_isa_available(options->isa)) return dn_fail(err, DN_EUNSUPPORTED, "this CPU has no %s", dn_isa_name(options->isa));
     return DN_OK;
 }
@@ -108,6 +109,7 @@ static dn_status new_values(dn_trainer *trainer, dn_error *err) {
         v->width = node->width;
         v->full_size = (size_t)node->height * (size_t)node->width * (size_t)node->channels;
         v->range_count = node->segment_count;
+        v->coded = trainer->coded && trainer->coded[i];
         DN_TRY(DN_OWN(trainer, &v->ranges, (size_t)node->segment_count, err));
         if (node->op == DN_OP_SHORTCUT) DN_TRY(DN_OWN(trainer, &v->index, (size_t)node->channels, err));
     }
@@ -166,6 +168,11 @@ static dn_status new_buffers(dn_trainer *trainer, dn_error *err) {
     for (int32_t i = 0; i < graph->count; i++) {
         dn_value *v = &trainer->values[i];
         if (v->stored) DN_TRY(own_batch(trainer, &v->data, v->full_size, err));
+        if (v->stored && v->coded) {
+            DN_TRY(own_batch(trainer, &v->made, v->full_size, err));
+            DN_TRY(DN_OWN(trainer, &v->peaks, (size_t)trainer->batch, err));
+            DN_TRY(DN_OWN(trainer, &v->slopes, (size_t)trainer->batch, err));
+        }
         if (i) largest = dn_size_max(largest, v->full_size);
         widest = dn_size_max(widest, (size_t)graph->nodes[i].channels);
     }
@@ -214,6 +221,7 @@ static dn_status build(dn_trainer *trainer, const dn_params *params, const uint8
     DN_TRY(DN_OWN(trainer, &trainer->layer_of, nodes, err));
     DN_TRY(DN_OWN(trainer, &trainer->norm_of, nodes, err));
     DN_TRY(DN_OWN(trainer, &trainer->values, nodes, err));
+    DN_TRY(DN_OWN(trainer, &trainer->scales, nodes, err));
     DN_TRY(DN_OWN(trainer, &trainer->scratch, (size_t)trainer->threads, err));
     if (table) {
         size_t entries = 256 * (size_t)trainer->graph->nodes[0].channels;
@@ -245,11 +253,14 @@ dn_status dn_trainer_new(dn_trainer **out, const dn_graph *graph, const dn_param
     trainer->stat_momentum = options->stat_momentum;
     trainer->seed = options->seed;
     trainer->bf16 = options->bf16 != 0;
+    trainer->coded = options->coded;
+    trainer->learns_scales = options->learns_scales != 0;
     trainer->poll_ns = POLL_NS;
     dn_kernels_select(&trainer->kernels, dn_cpu_detect() & dn_isa_features(options->isa));
     dn_fpenv env = dn_fpenv_enter();
     dn_status status = build(trainer, params, frozen, input_table, options, err);
     dn_fpenv_leave(env);
+    trainer->coded = NULL;
     if (status != DN_OK) {
         dn_trainer_free(trainer);
         return status;

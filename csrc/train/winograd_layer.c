@@ -125,14 +125,14 @@ void dn_winograd_forward(dn_trainer *trainer, const dn_unit *unit, size_t image,
         };
         for (size_t i = 0; i < count; i++) {
             pass.input = dn_layer_padded(trainer, unit, image + i, scratch) + first;
-            pass.output = dn_image(y, image + i) + g * layer->group_out;
+            pass.output = dn_made(y, image + i) + g * layer->group_out;
             if (count == 1) dn_winograd_pass_run(&trainer->kernels, &pass, layer->wino_tiles);
             else dn_winograd_load(&trainer->kernels, &pass, &(dn_winograd_block){0, all, (int32_t)i * all, (int32_t)count * all});
         }
         if (count == 1) continue;
         dn_winograd_multiply(&trainer->kernels, &pass, (int32_t)count * all);
         for (size_t i = 0; i < count; i++) {
-            pass.output = dn_image(y, image + i) + g * layer->group_out;
+            pass.output = dn_made(y, image + i) + g * layer->group_out;
             dn_winograd_store(&trainer->kernels, &pass, &(dn_winograd_block){0, all, (int32_t)i * all, (int32_t)count * all});
         }
     }

@@ -1,0 +1,107 @@
+"""Quantisation-aware training: what `qat=` means, and which bits a step trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._arguments import generator
+from ._codes import check_views
+from ._errors import UnsupportedError
+from ._methods import Choice
+from ._network import Network
+from ._points import Subnet
+
+_STREAM = 31  # of random numbers
+
+
+@dataclass(frozen=True)
+class QAT:
+    """Quantisation-aware training of one set of weights at one or several bits.
+
+    Every pass computes what the integer network will: weights are rounded to codes, one scale per output channel, and
+    each tensor that the integer engine stores is rounded to 8 bits; gradients go straight through the rounding (not
+    where a tensor was clipped). The first pass of a step, and every pass of a method that trains one point at a time,
+    runs at all bits, 8 bits first; the other points of a step run at one of the bits, drawn at random. Statistics of
+    batch norms and ranges of tensors are kept per point and bits, and `quantize` takes them over.
+
+    Parameters
+    ----------
+    bits : int or tuple of int, default 8
+        Bits that will be offered, 8 first, for example ``(8, 4)``.
+    ranges : "running" or "learned", default "running"
+        Ranges of tensors: a running average of the largest magnitude per batch (Jacob et al., CVPR 2018), or learned
+        by gradient from there (Esser et al., ICLR 2020).
+    targets : "widest" or "labels", default "widest"
+        What fewer bits learn from: the outputs of the step's first pass, at 8 bits, or what that pass itself learns
+        from. Losses that take no outputs of another network use labels.
+
+    Raises
+    ------
+    ValueError
+        If bits are not 8, or 8 followed by some of 4, 3, 2.
+
+    Examples
+    --------
+    >>> import dynadnn as dn
+    >>> data = dn.datasets.digits(rng=0)
+    >>> net = dn.nets.mlp(data, rng=0)
+    >>> history = dn.fit(net, data, epochs=1, qat=dn.QAT((8, 4)), progress=False, rng=0)
+    >>> list(dn.quantize(net, data, bits=(8, 4)).points)
+    ['1.0', '1.0/4bit']
+    """
+
+    bits: int | tuple[int, ...] = 8
+    ranges: str = "running"
+    targets: str = "widest"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", check_views(self.bits))
+        if self.ranges not in ("running", "learned"):
+            raise ValueError(f"ranges is {self.ranges!r}: it must be 'running' or 'learned'")
+        if self.targets not in ("widest", "labels"):
+            raise ValueError(f"targets is {self.targets!r}: it must be 'widest' or 'labels'")
+
+    @property
+    def views(self) -> tuple[int, ...]:
+        """Bits as a tuple."""
+        assert isinstance(self.bits, tuple)
+        return self.bits
+
+    def expand(self, choices: Sequence[Choice], layers: int, seed: int, step: int) -> list[Choice]:
+        """Return a step's passes with bits, the first at 8 bits."""
+        draw = generator(seed, _STREAM, step)
+        passes = []
+        for number, choice in enumerate(choices):
+            views = self.views if number == 0 else (self.views[int(draw.integers(len(self.views)))],)
+            for position, bits in enumerate(views):
+                soft = choice.soft or (number == 0 and position > 0 and self.targets == "widest")
+                passes.append(Choice(with_bits(choice.subnet, bits, layers), soft))
+        return passes
+
+
+def with_bits(subnet: Subnet, bits: int, layers: int) -> Subnet:
+    """Return a point of the quantised network with all layers at the same bits."""
+    return Subnet(subnet.widths, (bits,) * layers, subnet.depth)
+
+
+def check_qat(qat: Any, net: Network, ema: Any) -> QAT | None:
+    """Return what `qat=` means for a network, or raise."""
+    if qat is None:
+        return None
+    if isinstance(qat, bool) or not isinstance(qat, QAT | int | np.integer | tuple | list):
+        raise TypeError(f"qat must be None, bits such as 8 or (8, 4), or dn.QAT(...), not {qat!r}")
+    checked = qat if isinstance(qat, QAT) else QAT(tuple(qat) if isinstance(qat, list) else qat)
+    if net.quantised:
+        raise UnsupportedError(
+            f"qat trains a float network, this one is quantised to {net.views} bits: train the float one, then "
+            "dn.quantize it"
+        )
+    if net._spec.groups > 1:
+        raise UnsupportedError("qat is not built for networks of several channel groups: build the network without")
+    if ema is not None:
+        raise UnsupportedError("qat with ema is not built: ranges and statistics would not be those of the average")
+    return checked
