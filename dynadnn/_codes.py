@@ -61,11 +61,12 @@ def view_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
 
 def whole_scale(flat: F64, views: tuple[int, ...]) -> F64:
     """Smallest scale per row that clips no weight; `flat` is (out, weights per output)."""
-    return np.maximum(np.maximum(flat.max(axis=1) / LIMIT[min(views)], -flat.min(axis=1) / 127), 2.0**-100)
+    whole: F64 = np.maximum(np.maximum(flat.max(axis=1) / LIMIT[min(views)], -flat.min(axis=1) / 127), 2.0**-100)
+    return whole
 
 
 def best_factor(flat: F64, views: tuple[int, ...]) -> F64:
-    """Part of the whole scale per row that loses least, the squared errors of all views added up; 1 for 8 bits alone."""
+    """Part of the whole scale per row that loses least, squared errors of all views added up; 1 for 8 bits."""
     whole, top = whole_scale(flat, views), LIMIT[min(views)]
     best, best_error = np.ones(len(flat)), np.full(len(flat), np.inf)
     for factor in () if views == (8,) else _FACTORS:

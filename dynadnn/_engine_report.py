@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._points import Subnet
 from ._codes import view_codes
+from ._points import Subnet
 from ._table import Table
 from ._tables import Tables
 

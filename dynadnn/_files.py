@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ._codes import Trained, check_views
 from ._container import FORMAT, PathLike, read_container, write_container
 from ._errors import Error, FormatError
 from ._graph import GraphSpec, check_name
@@ -38,7 +39,7 @@ class PreprocessDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: float
 
 
-class NetworkDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NetworkDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything of a network that is no tensor."""
 
     format: int
@@ -55,6 +56,8 @@ class NetworkDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: bool
     seed: int | None
     provenance: dict[str, Any]
+    trained_views: tuple[int, ...] = ()  # what quantisation-aware training found
+    trained_subnets: tuple[SubnetDoc, ...] = ()
 
 
 def _pack(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
@@ -107,6 +110,7 @@ def save_network(net: Network, path: PathLike, *, calibration: bool = False) -> 
         if net._calibration is None:
             raise ValueError("calibration is True, but this network keeps no calibration images")
         tensors[_CALIBRATION] = net._calibration
+    trained, trained_subnets = net._trained, _save_trained(net, tensors)
     pre = net.preprocess
     document = NetworkDoc(
         format=FORMAT,
@@ -123,8 +127,47 @@ def save_network(net: Network, path: PathLike, *, calibration: bool = False) -> 
         calibration=calibration,
         seed=net.seed,
         provenance=dict(net.provenance),
+        trained_views=() if trained is None else trained.views,
+        trained_subnets=trained_subnets,
     )
     write_container(path, document, tensors)
+
+
+def _save_trained(net: Network, tensors: dict[str, NDArray[Any]]) -> tuple[SubnetDoc, ...]:
+    if net._trained is None:
+        return ()
+    for name, scale in net._trained.scales.items():
+        tensors[f"@trained/scale/{name}"] = scale
+    for i, tables in enumerate(net._trained.tables.values()):
+        for kind in ("mean", "variance", "scale"):
+            tensors[f"@trained/{i}/{kind}"] = getattr(tables, kind)
+    return tuple(SubnetDoc(s.widths, s.bits, s.depth, True, True) for s in net._trained.tables)
+
+
+def _load_trained(net: Network, document: NetworkDoc, special: dict[str, NDArray[Any]]) -> Trained | None:
+    if not document.trained_views:
+        return None
+    if net.quantised:
+        raise FormatError("a quantised network holds what training found for a float one")
+    views = check_views(document.trained_views)
+    scales = {layer.name: special.pop(f"@trained/scale/{layer.name}") for layer in net.layers}
+    for layer in net.layers:
+        scale = scales[layer.name]
+        if (
+            scale.dtype != np.float32
+            or scale.shape != (layer.channels,)
+            or not (np.isfinite(scale) & (scale > 0)).all()
+        ):
+            raise FormatError(f"scales of {layer.name!r} must be float32 above 0 of shape ({layer.channels},)")
+        scale.flags.writeable = False
+    tables: dict[Subnet, Tables] = {}
+    for i, stored in enumerate(document.trained_subnets):
+        known = net._rules.check(Subnet(stored.widths, (), stored.depth))
+        if len(stored.bits) != len(net.layers) or not set(stored.bits) <= set(views):
+            raise FormatError(f"bits {stored.bits} do not fit views {views}")
+        mean, variance, scale = (special.pop(f"@trained/{i}/{kind}") for kind in ("mean", "variance", "scale"))
+        tables[Subnet(known.widths, stored.bits, known.depth)] = check_tables(net, Tables(mean, variance, scale))
+    return Trained(views, scales, tables)
 
 
 def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Network:
@@ -196,9 +239,11 @@ def _network(document: NetworkDoc, tensors: dict[str, NDArray[Any]]) -> Network:
             tables[known] = check_tables(
                 net, Tables(special.pop(f"@point/{i}/mean"), special.pop(f"@point/{i}/variance"), scale)
             )
+    trained = _load_trained(net, document, special)
     if special:
         raise FormatError(f"tensors that nothing names: {sorted(special)[:3]}")
     net._set_tables(tables)
+    net._trained = trained
     return net
 
 

@@ -550,7 +550,13 @@ class Network:
             self._recalibrate_point(subnet, images)
 
     def _recalibrate_point(
-        self, subnet: Subnet, images: NDArray[Any], *, kept: Tables | None = None, moved: tuple[F32, F32] | None = None, scale: F32 | None = None
+        self,
+        subnet: Subnet,
+        images: NDArray[Any],
+        *,
+        kept: Tables | None = None,
+        moved: tuple[F32, F32] | None = None,
+        scale: F32 | None = None,
     ) -> None:
         """Tables of one point from checked images.
 

@@ -94,7 +94,7 @@ def check_qat(qat: Any, net: Network, ema: Any) -> QAT | None:
         return None
     if isinstance(qat, bool) or not isinstance(qat, QAT | int | np.integer | tuple | list):
         raise TypeError(f"qat must be None, bits such as 8 or (8, 4), or dn.QAT(...), not {qat!r}")
-    checked = qat if isinstance(qat, QAT) else QAT(tuple(qat) if isinstance(qat, list) else qat)
+    checked = qat if isinstance(qat, QAT) else QAT(check_views(qat))
     if net.quantised:
         raise UnsupportedError(
             f"qat trains a float network, this one is quantised to {net.views} bits: train the float one, then "

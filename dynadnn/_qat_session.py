@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._codes import LIMIT, Trained, best_factor, encode, whole_scale
+from ._codes import LIMIT, Trained, best_factor, whole_scale
 from ._errors import NonFiniteError, UnsupportedError
 from ._network import Network
 from ._optimizers import Optimizer
@@ -111,7 +111,7 @@ class QatSession(Session):
         return np.where(self._coded, np.maximum(scale, np.float32(_LEAST)), 1).astype(np.float32)
 
     def _settle(self) -> None:
-        """Scales of the weights as they are now; they follow the largest weight, the part of it is sought anew seldom."""
+        """Scales of the weights as they are now: the best part, looked for seldom, of what the largest weight needs."""
         steps = self.trainer.steps
         if self._scaled_at == steps:
             return
@@ -173,7 +173,7 @@ class QatSession(Session):
     # ---- networks ----
 
     def trained(self) -> Trained:
-        """What `quantize` needs."""
+        """Return what `quantize` needs."""
         self._settle()
         groups = self.net._spec.groups
         tables = {
@@ -264,5 +264,5 @@ def _coded_nodes(model: Network) -> NDArray[np.bool_]:
             "cannot model"
         )
     own = np.array([tensor["scale_from"] == i for i, tensor in enumerate(model._tensors)])
-    return coded & own
-
+    both: NDArray[np.bool_] = coded & own
+    return both

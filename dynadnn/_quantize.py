@@ -74,9 +74,7 @@ def quantize(
     if net.quantised:
         raise ValueError(f"net is quantised already, to {net.views} bits: quantise the float network")
     if calibrate not in ("auto", "trained", "mse", "minmax", "percentile"):
-        raise ValueError(
-            f"calibrate must be 'auto', 'trained', 'mse', 'minmax' or 'percentile', not {calibrate!r}"
-        )
+        raise ValueError(f"calibrate must be 'auto', 'trained', 'mse', 'minmax' or 'percentile', not {calibrate!r}")
     trained = _trained_for(net, views, calibrate, policy)
     calibrate = "trained" if trained is not None else "mse" if calibrate == "auto" else calibrate
     images = getattr(data_or_images, "calibration", data_or_images)

@@ -8,13 +8,11 @@ import reference
 from engines import space_map
 
 import dynadnn as dn
-from dynadnn import _core
-from dynadnn._codes import LIMIT, view_codes
+from dynadnn._codes import LIMIT, encode, view_codes
 from dynadnn._graph import _mapping
 from dynadnn._methods import Choice
 from dynadnn._qat import with_bits
 from dynadnn._qat_session import QatSession
-from dynadnn._quantize import trained_network
 from dynadnn._tables import Tables
 
 BITS = (8, 4, 3, 2)
@@ -36,7 +34,9 @@ def kinds(shape=(9, 8, 3)):
     gate = g.hardsigmoid(g.conv2d(g.global_avg_pool(b, name="squeeze"), 8, 1), name="gate")
     c = g.mul(b, gate, name="product")
     d = g.avg_pool(g.concat([a, c], name="both"), 2, name="mean")
-    e = g.add(g.batchnorm(g.conv2d(d, 8, 1, stride=2), name="left"), g.batchnorm(g.conv2d(d, 8, 3, stride=2)), name="sum")
+    e = g.add(
+        g.batchnorm(g.conv2d(d, 8, 1, stride=2), name="left"), g.batchnorm(g.conv2d(d, 8, 3, stride=2)), name="sum"
+    )
     f = g.relu(g.batchnorm(g.sigmoid(e, name="sigmoid"), name="apart"), name="last")
     return g.build(g.linear(g.global_avg_pool(f), 5, name="head"), points=(1.0,), rng=3)
 
@@ -124,3 +124,243 @@ def test_the_engine_gives_the_outputs_of_the_training_pass(name):
         logits = session.forward(x, subnet, 1)
         model._set_tables({subnet: Tables(*session.trainer.batch_stats(), session._scales(subnet)[:, None])})
         np.testing.assert_allclose(model(x, subnet), logits, atol=0.02 * np.abs(logits).max())
+
+
+# ---- gradients ----
+
+
+def test_gradients_go_straight_through_and_learned_scales_get_theirs():
+    torch = pytest.importorskip("torch")
+    g = dn.GraphBuilder((9, 8, 3))
+    h = g.relu(g.conv2d(g.input, 12, 3, bias=True, name="first"), name="early")
+    h = g.relu(g.batchnorm(g.conv2d(h, 16, 3, stride=2, name="second")), name="act")
+    net = g.build(g.linear(g.flatten(h), 5, name="head"), rng=3)
+    bias = np.random.default_rng(1).normal(0, 0.1, 12).astype(np.float32)  # else sums of codes are 0 now and then
+    net = net.with_weights({"first.bias": bias})
+    session, x = start(net, (8, 4), ranges="learned")
+    point = with_bits(net.subnet(width=1.0), 4, len(net.layers))
+    for seen in session._observed.values():
+        seen.limit = seen.limit * np.float32(0.6)  # so that values are clipped
+    d = np.random.default_rng(5).normal(size=(N, 5)).astype(np.float32)
+    session.forward(x, point, 1)
+    session.backward(d)
+    scales, codes = session._scales(point), session._code_scales
+    names = {node.name: i for i, node in enumerate(net._spec.nodes)}
+    parameters = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in net.weights.items()}
+    steps = {i: torch.tensor(float(s), dtype=torch.float64, requires_grad=True) for i, s in enumerate(scales)}
+
+    def weight(name):
+        value, scale = net.weights[f"{name}.weight"], codes[names[name]]
+        viewed = view_codes(encode(value, scale, (8, 4)), 4) * scale.reshape(-1, *[1] * (value.ndim - 1))
+        real = parameters[f"{name}.weight"]
+        return real + (torch.tensor(viewed, dtype=torch.float64) - real).detach()
+
+    def coded(value, i):
+        low, high = (-128, 127) if session._levels[i] == 127 else (0, 255)
+        inside = torch.clamp(value / steps[i], low, high)
+        n, c, h, w = value.shape
+        made = (
+            torch.tensor(session.trainer.tensor(i) / scales[i]).round().double().reshape(n, h, w, c).permute(0, 3, 1, 2)
+        )
+        assert (made != torch.round(inside)).sum() <= 4  # float sums beside a tie
+        return (inside + (made - inside).detach()) * steps[i]
+
+    def convolve(value, name, stride):
+        return torch.nn.functional.conv2d(
+            value, weight(name).permute(0, 3, 1, 2), parameters.get(f"{name}.bias"), stride, 1
+        )
+
+    y = coded(torch.tensor(x, dtype=torch.float64).permute(0, 3, 1, 2), 0)
+    y = convolve(coded(torch.relu(convolve(y, "first", 1)), names["early"]), "second", 2)
+    mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), keepdim=True, unbiased=False)
+    (norm,) = [node for node in net._spec.nodes if node.op == "batchnorm"]
+    gamma, beta = (parameters[f"{norm.name}.{kind}"].reshape(1, -1, 1, 1) for kind in ("weight", "bias"))
+    y = coded(torch.relu((y - mean) / torch.sqrt(variance + norm.value) * gamma + beta), names["act"])
+    out = torch.nn.functional.linear(y.permute(0, 2, 3, 1).reshape(N, -1), weight("head"), parameters["head.bias"])
+    out.backward(torch.tensor(d, dtype=torch.float64))
+    for key, value in parameters.items():
+        name, kind = key.rsplit(".", 1)
+        found = session.trainer.get_grads(names[name])[kind == "bias"].reshape(value.shape)
+        wanted = value.grad.numpy()
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max() + 1e-4, err_msg=key)
+    slopes = session._seen[0][-1]
+    for i in np.flatnonzero(session._coded)[1:]:  # nothing learns the input's
+        assert slopes[i] == pytest.approx(float(steps[int(i)].grad), rel=1e-3), net._spec.nodes[i].name
+
+
+# ---- training ----
+
+DATA = dn.datasets.digits(rng=0)
+QUIET = {"progress": False, "rng": 1, "threads": 1}
+
+
+def small(points=(1.0,), seed=0):
+    g = dn.GraphBuilder(DATA.shape)
+    x = g.relu(g.batchnorm(g.conv2d(g.input, 8, 3, stride=2)))
+    x = g.relu(g.batchnorm(g.conv2d(x, 16, 3, stride=2)))
+    x = g.relu(g.batchnorm(g.conv2d(x, 16, 3)))
+    head = g.linear(g.global_avg_pool(x), 10)
+    return g.build(head, points=points, preprocess=DATA.preprocess, divisor=4, rng=seed)
+
+
+def accuracy(model, point):
+    return model.evaluate(DATA.test, point, metrics=("accuracy",))["accuracy"]
+
+
+@pytest.fixture(scope="module")
+def floating():
+    net = small()
+    dn.fit(net, DATA, epochs=6, **QUIET)
+    return net
+
+
+@pytest.fixture(scope="module")
+def deep():
+    net = dn.nets.resnet20(DATA, width=8, rng=0)
+    dn.fit(net, DATA, epochs=4, progress=False, rng=0, threads=1)
+    return net
+
+
+@pytest.mark.parametrize("ranges", ["running", "learned"])
+def test_two_bits_gain_much_by_training_and_eight_lose_nothing(deep, ranges):
+    net, before = deep.copy(), dn.quantize(deep, DATA, bits=(8, 2))
+    dn.fit(net, DATA, epochs=4, qat=dn.QAT((8, 2), ranges), optimizer=dn.SGD(lr=0.03), **QUIET)
+    after = dn.quantize(net, DATA, bits=(8, 2))
+    assert accuracy(after, "1.0/2bit") > accuracy(before, "1.0/2bit") + 0.3
+    assert accuracy(after, "1.0") > accuracy(before, "1.0") - 0.02
+
+
+def test_quantize_takes_over_scales_and_ranges_and_copies_and_files_keep_them(floating, tmp_path):
+    net = floating.copy()
+    history = dn.fit(net, DATA, epochs=1, qat=(8, 4), **QUIET)
+    assert {"val_accuracy/1.0", "val_accuracy/1.0/4bit"} <= set(history.history)
+    model, trained = dn.quantize(net, DATA, bits=(8, 4)), net._trained
+    for layer in net.layers:
+        np.testing.assert_array_equal(model.weights[f"{layer.name}.scale"], trained.scales[layer.name])
+    for subnet, tables in trained.tables.items():
+        np.testing.assert_array_equal(model.tables[subnet].scale, tables.scale)
+    x = DATA.test.x[:50]
+    net.save(tmp_path / "net.safetensors")
+    for other in (net.copy(), dn.load(tmp_path / "net.safetensors")):
+        again = dn.quantize(other, DATA, bits=(8, 4))
+        for point in again.points:
+            np.testing.assert_array_equal(again(x, point), model(x, point))
+    apart = dn.quantize(net, DATA, bits=8)
+    np.testing.assert_array_equal(apart(x), model(x, "1.0"))
+    assert not np.array_equal(dn.quantize(net, DATA, bits=(8, 4), calibrate="mse")(x), model(x))
+
+
+def test_later_changes_of_the_weights_leave_nothing_of_it(floating):
+    net = floating.copy()
+    dn.fit(net, DATA, epochs=1, qat=8, **QUIET)
+    assert net._trained is not None and net.with_weights({})._trained is None
+    dn.fit(net, DATA, epochs=1, **QUIET)
+    assert net._trained is None
+
+
+def test_widths_and_bits_are_trained_together():
+    net = small(points=(0.5, 1.0))
+    dn.fit(net, DATA, epochs=2, method=dn.Sandwich(random=1), qat=(8, 4), **QUIET)
+    model = dn.quantize(net, DATA, bits=(8, 4))
+    assert list(model.points) == ["0.5", "1.0", "0.5/4bit", "1.0/4bit"]
+    assert set(model.tables) == set(model.points.values()) == set(net._trained.tables)
+    scales = [model.tables[subnet].scale for subnet in model.points.values()]
+    assert all(not np.array_equal(scales[0], other) for other in scales[1:])
+    assert np.isfinite(net(DATA.test.x[:4], 0.5)).all()
+
+
+def test_the_first_pass_of_a_step_has_all_bits_and_the_others_one():
+    net = small(points=(0.5, 1.0))
+    wide, narrow = net.points["1.0"], net.points["0.5"]
+    passes = dn.QAT((8, 4, 2)).expand([Choice(wide), Choice(narrow, True)], len(net.layers), 0, 5)
+    assert [p.subnet.bits[0] for p in passes[:3]] == [8, 4, 2] and len(passes) == 4
+    assert [p.soft for p in passes] == [False, True, True, True]
+    drawn = {dn.QAT((8, 4)).expand([Choice(wide), Choice(narrow)], 4, 0, s)[-1].subnet.bits[0] for s in range(20)}
+    assert drawn == {8, 4}
+    assert not any(p.soft for p in dn.QAT((8, 4), targets="labels").expand([Choice(wide)], 4, 0, 0))
+
+
+class Stop(dn.Callback):
+    def on_epoch_end(self, logs):
+        return "stop" if logs["epoch"] == 0 else None
+
+
+@pytest.mark.parametrize("ranges", ["running", "learned"])
+def test_a_resumed_run_gives_the_same_bits_and_so_do_more_threads(ranges, tmp_path):
+    def run(**options):
+        net = small(points=(0.5, 1.0))
+        common = {"method": dn.Sandwich(random=0), "qat": dn.QAT((8, 2), ranges), "progress": False, "rng": 1}
+        dn.fit(net, DATA, epochs=2, **common, **options)
+        return net
+
+    whole = run(threads=1)
+    path = tmp_path / "run.checkpoint"
+    run(threads=1, checkpoint=path, callbacks=[Stop()])
+    for net in (run(threads=1, checkpoint=path, callbacks=[dn.Callback()]), run(threads=3)):
+        for key, value in whole.weights.items():
+            np.testing.assert_array_equal(net.weights[key], value)
+        for subnet, tables in whole._trained.tables.items():
+            for kind in ("mean", "variance", "scale"):
+                np.testing.assert_array_equal(getattr(net._trained.tables[subnet], kind), getattr(tables, kind))
+
+
+def test_a_checkpoint_of_other_bits_is_refused(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    dn.fit(small(), DATA, epochs=1, qat=8, checkpoint=path, **QUIET)
+    with pytest.raises(ValueError, match="qat"):
+        dn.fit(small(), DATA, epochs=1, qat=(8, 4), checkpoint=path, **QUIET)
+    with pytest.raises(ValueError, match="qat"):
+        dn.fit(small(), DATA, epochs=1, checkpoint=path, **QUIET)
+
+
+def test_distillation_trains_integers_too(floating):
+    net = small(seed=1)
+    dn.distill(net, floating, DATA, epochs=1, qat=(8, 4), **QUIET)
+    assert list(dn.quantize(net, DATA, bits=(8, 4)).points) == ["1.0", "1.0/4bit"]
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize("bits", [4, (4,), (8, 5), (4, 8), (), (8, 8)])
+def test_bits_that_are_not_offered_are_refused(bits):
+    with pytest.raises(ValueError, match="bits must be 8, or 8 followed by some of 4, 3, 2"):
+        dn.fit(small(), DATA, epochs=1, qat=bits, **QUIET)
+
+
+def test_what_cannot_be_trained_in_integers_says_so(floating):
+    with pytest.raises(TypeError, match="qat must be None, bits such as 8"):
+        dn.fit(small(), DATA, epochs=1, qat="int8", **QUIET)
+    with pytest.raises(TypeError, match="qat must be None"):
+        dn.fit(small(), DATA, epochs=1, qat=True, **QUIET)
+    with pytest.raises(ValueError, match="ranges is 'fixed'"):
+        dn.QAT(8, ranges="fixed")
+    with pytest.raises(ValueError, match="targets is 'teacher'"):
+        dn.QAT(8, targets="teacher")
+    with pytest.raises(dn.UnsupportedError, match=r"quantised to \(8,\) bits"):
+        dn.fit(dn.quantize(floating, DATA), DATA, epochs=1, qat=8, **QUIET)
+    with pytest.raises(dn.UnsupportedError, match="ema"):
+        dn.fit(small(), DATA, epochs=1, qat=8, ema=0.9, **QUIET)
+    with pytest.raises(dn.UnsupportedError, match="channel groups"):
+        dn.fit(dn.nets.alexnet(DATA, width=32, groups=2, rng=0), DATA, epochs=1, qat=8, **QUIET)
+
+
+def test_a_tensor_read_in_integers_and_in_float_is_refused():
+    g = dn.GraphBuilder((8, 8, 3))
+    x = g.relu(g.batchnorm(g.input), name="both")
+    y = g.global_avg_pool(g.add(g.conv2d(x, 3, 3), x))
+    net = g.build(g.linear(y, 4), rng=0)
+    with pytest.raises(dn.UnsupportedError, match="'both' is read both in integers and in float"):
+        start(net)
+
+
+def test_quantize_says_what_does_not_fit_what_was_trained(floating):
+    with pytest.raises(ValueError, match="calibrate is 'trained'"):
+        dn.quantize(floating, DATA, calibrate="trained")
+    net = floating.copy()
+    dn.fit(net, DATA, epochs=1, qat=(8, 4), **QUIET)
+    with pytest.raises(ValueError, match=r"bits holds 2, but the network was trained for \(8, 4\) bits"):
+        dn.quantize(net, DATA, bits=(8, 2))
+    with pytest.raises(ValueError, match="policy"):
+        dn.quantize(net, DATA, policy={net.layers[0].name: "fp32"})
+    assert dn.quantize(net, DATA, bits=(8, 2), calibrate="mse").views == (8, 2)
