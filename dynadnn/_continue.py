@@ -21,6 +21,7 @@ from ._session import Session
 NETWORK = ("graph", "points", "preprocess")  # of a fingerprint: what makes a network the same
 _MOMENTS = ("weight1", "weight2", "bias1", "bias2")
 _MOST_LAYERS = 3  # that a message lists
+_OWN = ("average/", "qat/")  # arrays that only some runs have: a new run makes its own
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def read_source(path: str, fingerprint: Mapping[str, str], session: Session) -> 
     if differences:
         listed = "; ".join(differences + _layers(student, session))
         raise ValueError(f"continue_from={path!r} is the checkpoint of another network; {listed}")
-    wanted = {key: v for key, v in session.state().items() if not key.startswith("average/")}
-    found = {key: v for key, v in student.items() if not key.startswith("average/")}
+    wanted = {key: v for key, v in session.state().items() if not key.startswith(_OWN)}
+    found = {key: v for key, v in student.items() if not key.startswith(_OWN)}
     _checkpoint.check_arrays(path, "student", found, wanted)
     return source
 
@@ -109,7 +110,7 @@ def _layers(student: Mapping[str, NDArray[Any]], session: Session) -> list[str]:
 
 def begin(source: Source, session: Session, optimizer: Optimizer, owner: str = "student") -> str:
     """Give a session what a checkpoint holds; what was taken over, as text."""
-    arrays = dict(source.arrays[owner])
+    arrays = {key: v for key, v in source.arrays[owner].items() if not key.startswith("qat/")}
     kind = source.document.fingerprint.get("optimizer", "").split("(")[0]
     mine = type(optimizer).__name__
     if kind != mine:
@@ -125,8 +126,9 @@ def begin(source: Source, session: Session, optimizer: Optimizer, owner: str = "
 def fits(source: Source, session: Session, owner: str) -> bool:
     """Whether a checkpoint holds the state of a network of this structure."""
     try:
-        wanted = {key: v for key, v in session.state().items() if not key.startswith("average/")}
-        _checkpoint.check_arrays(source.path, owner, source.arrays.get(owner, {}), wanted)
+        wanted = {key: v for key, v in session.state().items() if not key.startswith(_OWN)}
+        found = {key: v for key, v in source.arrays.get(owner, {}).items() if not key.startswith("qat/")}
+        _checkpoint.check_arrays(source.path, owner, found, wanted)
     except FormatError:
         return False
     return True

@@ -88,7 +88,7 @@ def with_bits(subnet: Subnet, bits: int, layers: int) -> Subnet:
     return Subnet(subnet.widths, (bits,) * layers, subnet.depth)
 
 
-def check_qat(qat: Any, net: Network, ema: Any) -> QAT | None:
+def check_qat(qat: Any, net: Network, ema: Any, precision: str) -> QAT | None:
     """Return what `qat=` means for a network, or raise."""
     if qat is None:
         return None
@@ -104,4 +104,8 @@ def check_qat(qat: Any, net: Network, ema: Any) -> QAT | None:
         raise UnsupportedError("qat is not built for networks of several channel groups: build the network without")
     if ema is not None:
         raise UnsupportedError("qat with ema is not built: ranges and statistics would not be those of the average")
+    if precision != "fp32":
+        raise UnsupportedError(
+            f"qat with precision={precision!r} is not built: tensors are float32 between their codes"
+        )
     return checked

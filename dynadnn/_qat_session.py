@@ -75,21 +75,23 @@ class QatSession(Session):
         self._node_bits = {subnet: shape._rules.arrays(subnet)[1] for subnet in self._origin}
         self._seen: list[tuple[Subnet, F32, F32, F32, NDArray[np.float64]]] = []
         super().__init__(net, batch=batch, threads=threads, seed=seed, frozen=frozen, taps=taps)
-        self._observed = {subnet: _Observed(*net._empty_statistics(), self._levels * 0) for subnet in self._origin}
-        self._start(net._images(images[:batch], "images"))
+        self._images = net._images(images[:batch], "images")
+        self._start()
 
     def _more(self) -> dict[str, Any]:
         return {"coded": self._coded.astype(np.uint8), "learns_scales": self.qat.ranges == "learned"}
 
-    def _start(self, images: NDArray[Any]) -> None:
+    def _start(self) -> None:
         """Give every point at all bits ranges and statistics of some images."""
+        empty = self.net._empty_statistics()
+        self._observed = {subnet: _Observed(*empty, np.zeros_like(self._levels)) for subnet in self._origin}
         self._settle()
         for subnet, observed in self._observed.items():
-            self.trainer.set_scales(np.zeros_like(observed.limit))
-            self._run(images, subnet, 0)
+            self.trainer.set_scales(observed.limit)
+            self._run(self._images, subnet, 0)
             observed.limit = self.trainer.peaks()
             self.trainer.set_scales(self._scales(subnet))
-            self._run(images, subnet, 0)
+            self._run(self._images, subnet, 0)
             observed.add(*self.trainer.batch_stats(), None)
 
     def _run(self, x: NDArray[Any], subnet: Subnet, step: int) -> F32:
@@ -223,15 +225,18 @@ class QatSession(Session):
         return arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what `state` returned."""
+        """Take back what `state` returned; of a run without qat, begin with its weights."""
         super().restore(arrays)
+        self._scaled_at, self._seen, self._factors = -1, [], {}
+        if not any(key.startswith("qat/") for key in arrays):
+            self._start()
+            return
         self._factors = {i: np.array(arrays[f"qat/factor/{i}"]) for i in self._layers}
         for number, seen in enumerate(self._observed.values()):
             seen.mean, seen.variance, seen.limit = (
                 np.array(arrays[f"qat/{number}/{kind}"]) for kind in ("mean", "variance", "limit")
             )
             seen.passes = int(arrays[f"qat/{number}/passes"][0])
-        self._scaled_at, self._seen = -1, []
 
 
 def _coded_nodes(model: Network) -> NDArray[np.bool_]:

@@ -191,7 +191,7 @@ def train(net: Network, make: Callable[[Network, dict[str, Any]], Loop], options
         raise ValueError("method is Incremental(), but the network has one channel group: build it with groups=")
     if not grouped or not (method is None or isinstance(method, Incremental)):
         return make(net, options).run()
-    check_qat(options["qat"], net, options["ema"])
+    check_qat(options["qat"], net, options["ema"], options["precision"])
     seed = seed_of(options["rng"])
     return fit_groups(net, make, {**options, "method": Incremental()}, seed)
 
@@ -277,7 +277,7 @@ def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str
         threads=thread_count(options["threads"]),
         seed=seed_of(rng),
         fresh=not isinstance(rng, int | np.integer),
-        qat=check_qat(options["qat"], net, options["ema"]),
+        qat=check_qat(options["qat"], net, options["ema"], options["precision"]),
     )
 
 

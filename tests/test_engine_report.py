@@ -5,8 +5,8 @@ import pytest
 
 import dynadnn as dn
 from dynadnn import _core, _engine_report
-from dynadnn._engine_report import Layer, Step, float_twin, make_report
 from dynadnn._codes import view_codes
+from dynadnn._engine_report import Layer, Step, float_twin, make_report
 
 
 @pytest.fixture(scope="module")

@@ -313,6 +313,17 @@ def test_a_checkpoint_of_other_bits_is_refused(tmp_path):
         dn.fit(small(), DATA, epochs=1, checkpoint=path, **QUIET)
 
 
+def test_a_run_begins_where_a_float_run_ended(tmp_path):
+    first, second = tmp_path / "float.checkpoint", small(seed=5)
+    before = small()
+    dn.fit(before, DATA, epochs=1, checkpoint=first, **QUIET)
+    history = dn.fit(second, DATA, epochs=1, qat=(8, 4), continue_from=first, optimizer=dn.SGD(lr=1e-12), **QUIET)
+    assert history.epochs == 1
+    for key, value in before.weights.items():
+        np.testing.assert_allclose(second.weights[key], value, atol=1e-6)
+    assert len(second._trained.tables) == 2
+
+
 def test_distillation_trains_integers_too(floating):
     net = small(seed=1)
     dn.distill(net, floating, DATA, epochs=1, qat=(8, 4), **QUIET)
@@ -341,6 +352,8 @@ def test_what_cannot_be_trained_in_integers_says_so(floating):
         dn.fit(dn.quantize(floating, DATA), DATA, epochs=1, qat=8, **QUIET)
     with pytest.raises(dn.UnsupportedError, match="ema"):
         dn.fit(small(), DATA, epochs=1, qat=8, ema=0.9, **QUIET)
+    with pytest.raises(dn.UnsupportedError, match="precision='bf16'"):
+        dn.fit(small(), DATA, epochs=1, qat=8, precision="bf16", **QUIET)
     with pytest.raises(dn.UnsupportedError, match="channel groups"):
         dn.fit(dn.nets.alexnet(DATA, width=32, groups=2, rng=0), DATA, epochs=1, qat=8, **QUIET)
 

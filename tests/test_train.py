@@ -388,7 +388,7 @@ def test_steps_that_are_not_finite_may_be_skipped():
     assert history.skipped == 1 and history.steps == 7
 
 
-UNSUPPORTED = {"qat": 8, "arithmetic": "swalp"}
+UNSUPPORTED = {"arithmetic": "swalp"}
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
