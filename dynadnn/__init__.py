@@ -35,6 +35,7 @@ _HOME = {
     "Network": "_network",
     "Objective": "_explore",
     "Preprocess": "_preprocess",
+    "Progressive": "_methods",
     "QAT": "_qat",
     "Record": "_record",
     "Runs": "_repeat",

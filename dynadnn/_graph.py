@@ -422,8 +422,9 @@ class GraphBuilder:
         ----------
         output : Tensor
             What the network returns.
-        points : sequence of float, default (1.0,)
-            Operating points, as fractions of the width.
+        points : sequence or mapping, default (1.0,)
+            Operating points: fractions of the width, or dicts with ``width`` (a fraction) or ``widths``, and ``depth``
+            (kept blocks per stage); a mapping names them.
         groups : int, default 1
             Incremental channel groups: convolutions that read elastic channels become grouped, the last linear layer
             adds one part per group.

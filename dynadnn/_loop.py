@@ -25,7 +25,7 @@ from ._halting import EarlyHalting, Halt
 from ._history import History
 from ._interrupts import OneInterrupt
 from ._losses import BCE, CrossEntropy, Loss
-from ._methods import Method
+from ._methods import Method, all_joined
 from ._metrics import LABELS, METRICS, TARGETS, Metric, evaluate_outputs, task_of
 from ._network import Network, remember, spec_json
 from ._optimizers import Optimizer, Rate, Schedule
@@ -284,7 +284,7 @@ class Loop:
             self.teaching.targets(rows, x, y, weight, self.step)
         figures, macs, widest = {"loss": 0.0}, 0, None
         offset = None if self.offset is None else self.offset(x)
-        choices = s.method.choose(self.net._rules, self.session.points, s.seed, self.step)
+        choices = s.method.choose(self.net._rules, self.session.points, s.seed, self.step, self.rate.steps)
         if s.qat is not None:
             choices = s.qat.expand(choices, len(self.net.layers), s.seed, self.step)
         for number, choice in enumerate(choices):
@@ -442,6 +442,8 @@ class Loop:
     def _halt_training(self, rule: EarlyHalting, losses: Sequence[float]) -> None:
         if not losses or not rule.training or self.rate.decay is not None:
             return
+        if not all_joined(self.settings.method, self.session.points, self.step, self.rate.steps):
+            return  # the mean of the points says nothing yet
         if self.best is None or losses[-1] < self.best:
             self.best = losses[-1]
             self.best_arrays = {} if self.rate.tied else self.session.state()

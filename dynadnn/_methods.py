@@ -1,4 +1,7 @@
-"""Training methods: which operating points a step trains, and on what."""
+"""Training methods: which operating points a step trains, and on what.
+
+`choose` is a pure function of the seed and of the number of the step, so a resumed run trains what it would have.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Choice:
 class Plain:
     """The widest point, every step."""
 
-    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
+    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int, steps: int = 0) -> list[Choice]:
         """Return the passes of a step."""
         return [Choice(max(points, key=size_key))]
 
@@ -40,7 +43,7 @@ class Sandwich:
     ----------
     random : int, default 2
         Points besides the widest and the narrowest: named points without repetition while there are any, then random
-        widths per channel space.
+        widths per channel space and, where the two differ in depth, random numbers of blocks per stage.
     targets : "widest" or "teacher", default "widest"
         What narrower points learn from: the outputs of the widest in the same step, or what the widest itself
         learns from (labels, and the teacher where there is one). `fit` by MSE, Huber or a function takes targets for
@@ -52,10 +55,9 @@ class Sandwich:
 
     def __post_init__(self) -> None:
         positive_int(self.random, "random", 0)
-        if self.targets not in ("widest", "teacher"):
-            raise ValueError(f"targets is {self.targets!r}: it must be 'widest' or 'teacher'")
+        _check_targets(self.targets)
 
-    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
+    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int, steps: int = 0) -> list[Choice]:
         """Return the passes of a step, the widest first."""
         ordered = sorted(dict.fromkeys(points), key=size_key)
         widest, narrowest, between = ordered[-1], ordered[0], ordered[1:-1]
@@ -63,7 +65,7 @@ class Sandwich:
         soft = self.targets == "widest"
         others = [narrowest] if narrowest != widest else []
         others += [between[i] for i in draw.permutation(len(between))[: self.random]]
-        while len(others) < self.random + 1 and rules.spaces and narrowest != widest:
+        while len(others) < self.random + 1 and narrowest != widest:
             others.append(_random_widths(rules, narrowest, widest, draw))
         return [Choice(widest), *(Choice(s, soft) for s in others)]
 
@@ -72,7 +74,7 @@ class Sandwich:
 class SinglePath:
     """One named point per step, drawn at random, trained on labels (Yang and Fan 2021)."""
 
-    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
+    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int, steps: int = 0) -> list[Choice]:
         """Return the passes of a step."""
         distinct = list(dict.fromkeys(points))
         return [Choice(distinct[int(generator(seed, _STREAM, step).integers(len(distinct)))])]
@@ -88,9 +90,62 @@ class MultiPath:
         if self.private_affine:
             raise UnsupportedError("private_affine=True (scale and shift of batch norms per point) is not built")
 
-    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
+    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int, steps: int = 0) -> list[Choice]:
         """Return the passes of a step, the widest first."""
         return [Choice(s) for s in sorted(dict.fromkeys(points), key=size_key, reverse=True)]
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """The widest point alone at first; smaller ones join, one after the other (progressive shrinking, Cai et al. 2020).
+
+    Named points join in order of size: shallower ones of a width before narrower ones, as once-for-all networks shrink
+    in depth before width. A step trains the widest on labels, and some of the points that have joined on the outputs
+    of the widest in the same step. It is a function of the step's number alone, of the steps that ``epochs`` asks for,
+    so a run that is resumed goes on exactly; `EarlyHalting` ends no training before all points have joined.
+
+    Parameters
+    ----------
+    alone : float, default 0.25
+        Share of the steps that train the widest alone.
+    joining : float, default 0.25
+        Share of the steps over which the others join, at equal distances, the first at its start, the last at its end.
+    random : int, default 1
+        Points besides the widest in one step, drawn from those that have joined without repetition.
+    targets : "widest" or "teacher", default "widest"
+        As for `Sandwich`.
+    """
+
+    alone: float = 0.25
+    joining: float = 0.25
+    random: int = 1
+    targets: str = "widest"
+
+    def __post_init__(self) -> None:
+        positive_int(self.random, "random")
+        for name, value in (("alone", self.alone), ("joining", self.joining)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                raise ValueError(f"{name} must be a share of the steps from 0 to below 1, not {value!r}")
+        if self.alone + self.joining >= 1:
+            raise ValueError(
+                f"alone + joining is {self.alone + self.joining:g}: it must be below 1, so that all points are trained"
+            )
+        _check_targets(self.targets)
+
+    def joins(self, points: int, steps: int) -> list[int]:
+        """Return the step at which each point trains first, the widest first."""
+        others = points - 1
+        gap = self.joining / (others - 1) if others > 1 else 0.0
+        last = max(0, steps - 1)
+        return [0, *(min(last, int(steps * (self.alone + gap * i) + 1e-9)) for i in range(others))]
+
+    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int, steps: int = 0) -> list[Choice]:
+        """Return the passes of a step, the widest first."""
+        ordered = sorted(dict.fromkeys(points), key=size_key, reverse=True)
+        joined = [s for s, first in zip(ordered, self.joins(len(ordered), steps), strict=True) if first <= step][1:]
+        drawn = generator(seed, _STREAM, step).permutation(len(joined))[: self.random]
+        soft = self.targets == "widest"
+        return [Choice(ordered[0]), *(Choice(joined[i], soft) for i in sorted(drawn.tolist()))]
 
 
 @dataclass(frozen=True)
@@ -102,12 +157,12 @@ class Incremental:
     outputs of the others as they are, bit for bit.
     """
 
-    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int) -> list[Choice]:
+    def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int, steps: int = 0) -> list[Choice]:
         """Return the passes of a step, which trains one group's network."""
         return Plain().choose(rules, points, seed, step)
 
 
-Method = Plain | Sandwich | SinglePath | MultiPath | Incremental
+Method = Plain | Sandwich | SinglePath | MultiPath | Progressive | Incremental
 
 
 def default_method(groups: int, points: Sequence[Subnet]) -> Method:
@@ -119,11 +174,22 @@ def default_method(groups: int, points: Sequence[Subnet]) -> Method:
 
 def check_method(method: Any) -> Method:
     """Return a method that is built, or raise."""
-    if not isinstance(method, Plain | Sandwich | SinglePath | MultiPath | Incremental):
+    if not isinstance(method, Method):
         raise TypeError(
-            f"method must be dn.Sandwich(), dn.SinglePath(), dn.MultiPath() or dn.Incremental(), not {method!r}"
+            "method must be dn.Sandwich(), dn.SinglePath(), dn.MultiPath(), dn.Progressive() or dn.Incremental(), "
+            f"not {method!r}"
         )
     return method
+
+
+def all_joined(method: Method, points: Sequence[Subnet], step: int, steps: int) -> bool:
+    """Whether every named point takes part in training by this step."""
+    return not isinstance(method, Progressive) or step > max(method.joins(len(set(points)), steps))
+
+
+def _check_targets(targets: str) -> None:
+    if targets not in ("widest", "teacher"):
+        raise ValueError(f"targets is {targets!r}: it must be 'widest' or 'teacher'")
 
 
 def _random_widths(rules: PointRules, low: Subnet, high: Subnet, draw: np.random.Generator) -> Subnet:
@@ -131,4 +197,8 @@ def _random_widths(rules: PointRules, low: Subnet, high: Subnet, draw: np.random
     for space, least, most in zip(rules.spaces, low.widths, high.widths, strict=True):
         choices = [w for w in range(space.step, space.full, space.step) if least <= w <= most] + [most]
         widths.append(choices[int(draw.integers(len(choices)))])
-    return Subnet(tuple(widths), high.bits, high.depth)
+    depth = [
+        a if a == b else int(draw.integers(min(a, b), max(a, b) + 1))
+        for a, b in zip(low.depth, high.depth, strict=True)
+    ]
+    return Subnet(tuple(widths), high.bits, tuple(depth))

@@ -646,6 +646,37 @@ class Network:
 
         return make_dynamic(self, points, order, divisor, fixed)
 
+    def with_points(self, points: Iterable[Any] | Mapping[str, Any]) -> Network:
+        """Return a network with the same weights and statistics, and other named points.
+
+        Parameters
+        ----------
+        points : sequence or mapping
+            Fractions of the width, `Subnet` values, or dicts of what `subnet` takes; a mapping names them:
+            ``{"small": {"width": 0.5, "depth": (2, 2, 2)}, "1.0": 1.0}``.
+
+        Returns
+        -------
+        Network
+            Points it had statistics for keep them; new ones need `recalibrate` or training.
+
+        Raises
+        ------
+        PointError
+            If the network cannot be run like that.
+
+        Examples
+        --------
+        >>> import dynadnn as dn
+        >>> net = dn.nets.resnet20((8, 8, 1), 10, rng=0)
+        >>> deep = net.with_points({"shallow": {"depth": (1, 1, 1)}, "1.0": 1.0})
+        >>> deep.macs("shallow") < deep.macs("1.0")
+        True
+        """
+        made = self.copy()
+        made._set_points(self._rules.named(points))
+        return made
+
     def slice(self, point: Any = None) -> Network:
         """Return a network of one point alone: only its channels, blocks and tables."""
         from ._surgery import slice_network

@@ -249,14 +249,14 @@ class PointRules:
         return self.active(subnet.widths), bits, depth
 
     def named(self, points: Iterable[Any] | Mapping[str, Any]) -> dict[str, Subnet]:
-        """Ordered names and sub-nets of fractions, sub-nets, or a mapping from names to either."""
+        """Ordered names and sub-nets of fractions, sub-nets, dicts of what `subnet` takes, or a mapping from names."""
         if isinstance(points, int | float | str | Subnet):
             points = (points,)
         named: dict[str, Subnet] = {}
         items = points.items() if isinstance(points, Mapping) else ((None, p) for p in points)
         for name, point in items:
-            if isinstance(point, Subnet):
-                subnet = self.check(point)
+            if isinstance(point, Subnet | Mapping):
+                subnet = self.check(point) if isinstance(point, Subnet) else self._described(point, name)
                 label = name or self._label(subnet)
             else:
                 if isinstance(point, str):
@@ -271,6 +271,13 @@ class PointRules:
         if not named:
             raise PointError("points is empty: at least one is needed, for example (1.0,)")
         return named
+
+    def _described(self, point: Mapping[str, Any], name: str | None) -> Subnet:
+        unknown = sorted(set(point) - {"width", "widths", "bits", "depth"})
+        if unknown:
+            where = f"of point {name!r} " if name else ""
+            raise TypeError(f"points: a description {where}holds {unknown}: it may hold width, widths, bits and depth")
+        return self.subnet(**point)
 
     def _label(self, subnet: Subnet) -> str:
         text = "-".join(map(str, subnet.widths)) or "full"

@@ -70,7 +70,7 @@ def fit(
     epochs : int
     val : Split or (x, y), optional
         For the figures of every epoch; ``data.val`` without.
-    method : Sandwich, SinglePath, MultiPath or Incremental, optional
+    method : Sandwich, SinglePath, MultiPath, Progressive or Incremental, optional
         Which points a step trains. None: the only point, `Sandwich` for several, `Incremental` for a network of channel
         groups.
     loss : "auto", CrossEntropy, BCE, MSE, Huber or function

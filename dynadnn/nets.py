@@ -304,8 +304,9 @@ def resnet20(
         With a shape, ``outputs`` is needed.
     width : int, optional
         Channels of the first stage; 16 as published.
-    points : sequence of float
-        Operating points as fractions of the width.
+    points : sequence or mapping
+        Operating points: fractions of the width, or dicts with ``width`` and ``depth`` (kept blocks per stage); a
+        mapping names them, for example ``{"shallow": {"depth": (1, 1, 1)}, "1.0": 1.0}``.
     groups : int
         Incremental channel groups.
     divisor : int
