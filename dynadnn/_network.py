@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._codes import Trained
     from ._data import Data, Split
     from ._engine import Engine
+    from ._ranking import ChannelRanking
 
 F32 = NDArray[np.float32]
 BATCH = 1024  # images per call while evaluating, so that Ctrl-C and memory maps work
@@ -619,7 +620,7 @@ class Network:
         self,
         points: Iterable[Any] | Mapping[str, Any],
         *,
-        order: str | None = "l1",
+        order: str | ChannelRanking | None = "l1",
         divisor: int = 8,
         fixed: Iterable[str] = (),
     ) -> Network:
@@ -629,9 +630,10 @@ class Network:
         ----------
         points : sequence of float
             Fractions of the width, for example (0.25, 0.5, 1.0).
-        order : "l1", "l2", "bn_gamma" or None
-            What makes a channel important: the norm of the weights that produce it, or the scale of its batch norms;
-            None keeps the order.
+        order : "l1", "l2", "bn_gamma", "noise", ChannelRanking or None
+            What makes a channel important: the norm of the weights that produce it, the scale of its batch norms, or
+            how little noise it stands, trained on the calibration images kept from training (`rank_channels` trains it
+            on labelled data); None keeps the order.
         divisor : int
             Active channels are multiples of this.
         fixed : sequence of str

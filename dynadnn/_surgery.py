@@ -15,6 +15,7 @@ from ._tables import Tables
 
 if TYPE_CHECKING:
     from ._network import Network
+    from ._ranking import ChannelRanking
 
 Weights = dict[str, NDArray[Any]]
 
@@ -229,21 +230,20 @@ def permute(
 def make_dynamic(
     net: Network,
     points: Iterable[Any] | Mapping[str, Any],
-    order: str | None,
+    order: str | ChannelRanking | None,
     divisor: int,
     fixed: Iterable[str],
 ) -> Network:
     """Return the network with channels in order of importance and new points; the widest keeps its statistics."""
     from ._network import Network
+    from ._ranking import METHODS, ChannelRanking, noise_order
 
-    if order not in ("l1", "l2", "bn_gamma", None):
-        if order == "noise":
-            from ._errors import UnsupportedError
-
-            raise UnsupportedError(
-                "order='noise' (a trained noise scale per channel) is not built: use 'l1', 'l2' or 'bn_gamma'"
-            )
-        raise ValueError(f"order is {order!r}: it must be 'l1', 'l2', 'bn_gamma' or None")
+    if order is not None and order not in METHODS and not isinstance(order, ChannelRanking):
+        raise ValueError(
+            f"order is {order!r}: it must be 'l1', 'l2', 'bn_gamma', 'noise', a ranking of dn.rank_channels or None"
+        )
+    if order == "noise":
+        order = noise_order(net)
     names = set(fixed)
     producers = {n.name for n in net._spec.nodes if n.op in ("conv2d", "linear", "shortcut")}
     if names - producers:
@@ -265,7 +265,8 @@ def make_dynamic(
         raise ValueError("order is 'bn_gamma' but the network has no batch norm: use 'l1' or 'l2'")
     orders: dict[int, NDArray[np.int64]] = {}
     if order is not None:
-        for space, score in importance(base, order).items():
+        scores = order.of_network(base) if isinstance(order, ChannelRanking) else importance(base, order)
+        for space, score in scores.items():
             best_first = np.argsort(-score, kind="stable")
             if not np.array_equal(best_first, np.arange(len(best_first))):
                 orders[space] = best_first
