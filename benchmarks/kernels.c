@@ -264,7 +264,7 @@ static void time_layer(const request *r, dn_isa isa, answer *out) {
     int8_t bits[MAX_NODES];
     memset(bits, planes_bits(r), sizeof bits);
     const dn_subnet subnet = {.active = active, .bits = planes_bits(r) ? bits : NULL};
-    const dn_tables tables = {&nothing, &nothing, int8 ? scale : NULL};
+    const dn_tables tables = {.mean = &nothing, .variance = &nothing, .scale = int8 ? scale : NULL};
     int64_t macs[MAX_NODES] = {0};
     if (status == DN_OK) status = dn_point_new(&point, plan, &subnet, &tables, &err);
     if (status == DN_OK) status = dn_graph_cost(graph, &subnet, macs, NULL, &err);

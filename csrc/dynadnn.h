@@ -139,6 +139,7 @@ typedef struct dn_params {
 typedef struct dn_tables {
     float *mean, *variance; /* [dn_graph_norm_channels]: only active channels are read or written */
     float *scale;           /* [nodes][groups]: real value per quantisation step of each tensor, per channel group; NULL for a float network */
+    const float *gamma, *beta; /* [dn_graph_norm_channels] scale and shift of the point's own batch norms, only read; both NULL: those of the parameters */
 } dn_tables;
 
 /* ---- plan: a network lowered for one CPU; inference ---- */
@@ -249,6 +250,7 @@ typedef struct dn_trainer_options {
     int32_t tap_count;
     const uint8_t *coded;  /* per node 1: a plan of the quantised network stores this tensor in codes; NULL: none */
     int32_t learns_scales; /* != 0: backward passes also give the gradients of the scales of coded tensors */
+    int32_t private_affine; /* != 0: every set of statistics has its own gamma and beta of the batch norms, at first those given; a pass for nobody uses those of slot 0 */
 } dn_trainer_options;
 
 /* Copies the float parameters (params[i].weight and .bias; codes are refused). frozen: per node 1 = no update (NULL: none). graph must outlive the trainer. */
@@ -303,6 +305,8 @@ void dn_trainer_get_stats(const dn_trainer *trainer, int32_t slot, float *mean, 
 void dn_trainer_set_stats(dn_trainer *trainer, int32_t slot, const float *mean, const float *variance);
 void dn_trainer_get_moments(const dn_trainer *trainer, int32_t node, float *weight1, float *weight2, float *bias1, float *bias2);
 void dn_trainer_set_moments(dn_trainer *trainer, int32_t node, const float *weight1, const float *weight2, const float *bias1, const float *bias2);
+/* With private_affine: whose gamma and beta the copies above are about from now on (0 at first). Passes have their own slot. */
+void dn_trainer_show_affine(dn_trainer *trainer, int32_t slot);
 int64_t dn_trainer_steps(const dn_trainer *trainer);
 void dn_trainer_set_steps(dn_trainer *trainer, int64_t steps);
 /* Names the first layer whose last forward or backward gave a non-finite value, in err->message; DN_OK if none. */

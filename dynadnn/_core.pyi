@@ -80,8 +80,9 @@ class Plan:
         variance: _F32,
         scale: _F32 | None,
         tiles: _I8 | None = None,
+        affine: _F32 | None = None,
         /,
-    ) -> Point: ...  # scale: (nodes, groups); tiles: (nodes, 2), -1 where the plan chooses
+    ) -> Point: ...  # scale: (nodes, groups); tiles: (nodes, 2), -1 where the plan chooses; affine: (2, channels), the point's own gamma and beta
     def calibrate(
         self,
         active: _I32,
@@ -96,6 +97,7 @@ class Plan:
         mean_shift: _F32 | None = None,
         variance_ratio: _F32 | None = None,
         kept_scale: _F32 | None = None,
+        affine: _F32 | None = None,
     ) -> tuple[_F32, _F32, _F32 | None]: ...  # mean, variance, scale (None if the plan has no int8 layer)
 
 @final
@@ -150,6 +152,7 @@ class Trainer:
 
     params: per node None or (weight, bias | None), float32, any shape of the right size in natural order (conv2d [out][kh][kw][in/groups], linear [out][in], batchnorm gamma, beta).
     taps: nodes whose values `tap` gives and whose gradients `backward` adds to. frozen: uint8 per node, 1 = no update (of a batch norm: nor of its running statistics). input_table: float32 (channels, 256), needed for uint8 images.
+    private_affine: each slot of statistics has its own gamma and beta of batch norms; passes with slot -1 use those of slot 0, and copies are about those of `affine`.
     """
 
     def __new__(
@@ -169,6 +172,7 @@ class Trainer:
         taps: _I32 | None = None,
         coded: _U8 | None = None,
         learns_scales: bool = False,
+        private_affine: bool = False,
     ) -> Self: ...
     def forward(
         self,
@@ -216,6 +220,7 @@ class Trainer:
     def batch_stats(self) -> tuple[_F32, _F32]: ...
     def tensor(self, node: int, /) -> _F32 | None: ...  # (n, numbers)
     steps: int
+    affine: int
 
 def cross_entropy(
     logits: _F32, labels: _I64, weight: _F32 | None = None, smoothing: float = 0.0, scale: float = 1.0

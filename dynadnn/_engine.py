@@ -115,7 +115,7 @@ class Engine(_core.Engine):
     def _make_point(self, binding: tuple[Any, ...]) -> _core.Point:
         point = self.plan.bind(*binding)
         chosen = tuned_tiles(point, len(self._net._spec.nodes), self._tiles) if self._tiles else None
-        return point if chosen is None else self.plan.bind(*(*binding, chosen))
+        return point if chosen is None else self.plan.bind(*(*binding[:6], chosen, *binding[7:]))
 
     def _reserve(self) -> None:
         """Hold memory for two points bound on first use: as much as the largest point takes."""

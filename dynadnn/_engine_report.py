@@ -157,7 +157,8 @@ def float_twin(net: Network, subnet: Subnet) -> tuple[Network, Subnet]:
     point = Subnet(subnet.widths, ("fp32",) * len(net.layers), subnet.depth)
     twin = Network(net._spec, weights, points={"twin": point}, divisor=net.divisor, preprocess=net.preprocess)
     point = twin.points["twin"]
-    twin._set_tables({point: Tables(net.tables[subnet].mean, net.tables[subnet].variance)})
+    known = net.tables[subnet]
+    twin._set_tables({point: Tables(known.mean, known.variance, affine=known.affine)})
     return twin, point
 
 

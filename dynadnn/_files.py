@@ -21,7 +21,7 @@ from ._tables import Tables
 _CALIBRATION = "@calibration"
 
 
-class SubnetDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SubnetDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A sub-net, its names, and which of its tables are in the file."""
 
     widths: tuple[int, ...]
@@ -29,6 +29,7 @@ class SubnetDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depth: tuple[int, ...]
     tables: bool
     scale: bool
+    affine: bool = False
 
 
 class PreprocessDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,12 +101,15 @@ def save_network(net: Network, path: PathLike, *, calibration: bool = False) -> 
                 subnet.depth,
                 tables is not None,
                 tables is not None and tables.scale is not None,
+                tables is not None and tables.affine is not None,
             )
         )
         if tables is not None:
             tensors[f"@point/{i}/mean"], tensors[f"@point/{i}/variance"] = tables.mean, tables.variance
             if tables.scale is not None:
                 tensors[f"@point/{i}/scale"] = tables.scale
+            if tables.affine is not None:
+                tensors[f"@point/{i}/affine"] = tables.affine
     if calibration:
         if net._calibration is None:
             raise ValueError("calibration is True, but this network keeps no calibration images")
@@ -235,9 +239,10 @@ def _network(document: NetworkDoc, tensors: dict[str, NDArray[Any]]) -> Network:
     for i, (subnet, stored) in enumerate(zip(subnets, document.subnets, strict=True)):
         if stored.tables:
             scale = special.pop(f"@point/{i}/scale") if stored.scale else None
+            affine = special.pop(f"@point/{i}/affine") if stored.affine else None
             known = net._rules.check(subnet)
             tables[known] = check_tables(
-                net, Tables(special.pop(f"@point/{i}/mean"), special.pop(f"@point/{i}/variance"), scale)
+                net, Tables(special.pop(f"@point/{i}/mean"), special.pop(f"@point/{i}/variance"), scale, affine)
             )
     trained = _load_trained(net, document, special)
     if special:
@@ -285,9 +290,10 @@ def check_tables(net: Network, tables: Tables) -> Tables:
         ("mean", tables.mean, (n,)),
         ("variance", tables.variance, (n,)),
         ("scale", tables.scale, grid),
+        ("affine", tables.affine, (2, n)),
     ):
         if value is None:
-            if net.quantised:
+            if name == "scale" and net.quantised:
                 raise FormatError("a quantised network has no scales")
             continue
         if value.dtype != np.float32 or value.shape != shape or not np.isfinite(value).all():

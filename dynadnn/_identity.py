@@ -50,7 +50,7 @@ def structure_hash(net: Network) -> str:
 
 
 def network_hash(net: Network) -> str:
-    """Hash of structure, weights and preprocessing; tables of operating points do not enter.
+    """Hash of structure, weights and preprocessing; of tables only what is trained, the points' own scales and shifts.
 
     Parameters
     ----------
@@ -66,6 +66,10 @@ def network_hash(net: Network) -> str:
     for _, array in _weights(net):
         digest.update(np.ascontiguousarray(array).data)
     digest.update(repr(net.preprocess).encode())
+    own = {repr((s.widths, s.bits, s.depth)): t.affine for s, t in net.tables.items() if t.affine is not None}
+    for name, affine in sorted(own.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(affine).data)
     return digest.hexdigest()
 
 

@@ -25,7 +25,7 @@ from ._halting import EarlyHalting, Halt
 from ._history import History
 from ._interrupts import OneInterrupt
 from ._losses import BCE, CrossEntropy, Loss
-from ._methods import Method, all_joined
+from ._methods import Method, MultiPath, all_joined
 from ._metrics import LABELS, METRICS, TARGETS, Metric, evaluate_outputs, task_of
 from ._network import Network, remember, spec_json
 from ._optimizers import Optimizer, Rate, Schedule
@@ -136,7 +136,9 @@ class Loop:
             "taps": None if teaching is None else teaching.taps(),
         }
         if settings.qat is None:
-            self.session = Session(net, ema=settings.ema, bf16=settings.precision == "bf16", **same)
+            private = isinstance(settings.method, MultiPath) and settings.method.private_affine
+            bf16 = settings.precision == "bf16"
+            self.session = Session(net, ema=settings.ema, bf16=bf16, private_affine=private, **same)
         else:
             self.session = QatSession(net, settings.qat, self._calibration(), **same)
         self.names = list(net.points)
@@ -551,6 +553,8 @@ class Loop:
             found["continue_from"] = self.source.digest
         found["data"] = self.data.fingerprint[:16]
         found["val"] = "none" if self.val is None else _checkpoint.digest(self.val.x, self.val.y)
+        if self.session.private:
+            found["affine"] = "private"
         if not s.fresh:
             found["rng"] = str(s.seed)
         return found | (self.teaching.fingerprint() if self.teaching is not None else {})

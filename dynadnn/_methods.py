@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ._arguments import generator, positive_int
-from ._errors import UnsupportedError
 from ._points import PointRules, Subnet, size_key
 
 _STREAM = 17  # of random numbers
@@ -82,13 +81,22 @@ class SinglePath:
 
 @dataclass(frozen=True)
 class MultiPath:
-    """All named points in every step, each on labels, losses summed (Yang and Fan 2021)."""
+    """All named points in every step, each on labels, losses summed (Yang and Fan 2021).
+
+    Parameters
+    ----------
+    private_affine : bool, default False
+        Every named point gets its own scale and shift of the batch norms, as it has its own statistics (slimmable
+        networks, Yu et al. 2019). ``net.weights`` hold those of the widest point, and points without a name use them;
+        the others are in ``net.tables``. They stay with the network: later training by any method goes on with them,
+        and recalibration, quantisation, slices and files keep them.
+    """
 
     private_affine: bool = False
 
     def __post_init__(self) -> None:
-        if self.private_affine:
-            raise UnsupportedError("private_affine=True (scale and shift of batch norms per point) is not built")
+        if not isinstance(self.private_affine, bool):
+            raise TypeError(f"private_affine must be True or False, not {self.private_affine!r}")
 
     def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int, steps: int = 0) -> list[Choice]:
         """Return the passes of a step, the widest first."""

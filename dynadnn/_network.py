@@ -334,7 +334,8 @@ class Network:
                     "calibration images (training does it for every named point)"
                 )
             tables = Tables(*self._empty_statistics())
-        return (*self._rules.arrays(subnet), tables.mean, tables.variance, tables.scale)
+        binding = (*self._rules.arrays(subnet), tables.mean, tables.variance, tables.scale)
+        return binding if tables.affine is None else (*binding, None, tables.affine)
 
     def _images(self, x: Any, name: str = "x") -> NDArray[Any]:
         """Images as the core takes them: checked, contiguous, one image allowed without its first axis."""
@@ -558,13 +559,17 @@ class Network:
         kept: Tables | None = None,
         moved: tuple[F32, F32] | None = None,
         scale: F32 | None = None,
+        affine: F32 | None = None,
     ) -> None:
-        """Tables of one point from checked images.
+        """Tables of one point from checked images; its own scale and shift of batch norms, if it has them, stay.
 
         kept: normalise with these statistics, yet store what the images give. moved: (shift of the means, ratio of the
-        variances) to correct what the images give. scale: scales of tensors to keep instead of measuring them.
+        variances) to correct what the images give. scale: scales of tensors to keep instead of measuring them. affine:
+        the point's own scale and shift, if it has none yet.
         """
         threads = thread_count(None)
+        if subnet in self._tables and self._tables[subnet].affine is not None:
+            affine = self._tables[subnet].affine
         tables = self._plan(threads).calibrate(
             *self._rules.arrays(subnet),
             images,
@@ -575,8 +580,9 @@ class Network:
             mean_shift=moved[0] if moved else None,
             variance_ratio=moved[1] if moved else None,
             kept_scale=scale,
+            affine=affine,
         )
-        self._set_tables({**self._tables, subnet: Tables(*tables)})
+        self._set_tables({**self._tables, subnet: Tables(*tables, affine)})
 
     def _empty_statistics(self) -> tuple[F32, F32]:
         n = self._graph.norm_channels

@@ -192,7 +192,8 @@ def _calibrate_points(net: Network, model: Network, origin: dict[Subnet, Subnet]
         ratio = np.where(here.variance > 1e-8, kept.variance / np.maximum(here.variance, 1e-8), 1).astype(np.float32)
         corrections[subnet] = (kept.mean - here.mean, ratio)
     for made, subnet in origin.items():
-        model._recalibrate_point(made, images, moved=corrections.get(subnet))
+        own = net.tables[subnet].affine if subnet in net.tables else None
+        model._recalibrate_point(made, images, moved=corrections.get(subnet), affine=own)
 
 
 def _within_drop(

@@ -16,10 +16,12 @@ from ._errors import UnsupportedError
 from ._network import Network
 from ._optimizers import Optimizer
 from ._points import Subnet
+from ._surgery import norms
 from ._tables import Tables
 
 F32 = NDArray[np.float32]
 STAT_MOMENTUM = 0.1
+_MOMENTS = ("weight1", "weight2", "bias1", "bias2")
 _PASSES = 256  # most passes of one step; numbers the random numbers of dropout
 
 
@@ -60,11 +62,16 @@ class Session:
         ema: float | None = None,
         bf16: bool = False,
         taps: NDArray[np.int32] | None = None,
+        private_affine: bool = False,
     ) -> None:
         if net.quantised:
             raise UnsupportedError("this network is quantised: train the float network, then dn.quantize it again")
         self.net = net
         self.points = list(dict.fromkeys(net.points.values()))
+        self.private = private_affine or any(s in net.tables and net.tables[s].affine is not None for s in self.points)
+        self.private = self.private and len(self.points) > 1 and net._graph.norm_channels > 0
+        if self.private:  # slot 0 is whose scale and shift the weights hold, and passes of nobody use
+            self.points.sort(key=lambda s: s != net._find(None))
         self._slots = {subnet: i for i, subnet in enumerate(self.points)}
         self._arrays: dict[Subnet, tuple[Any, Any, Any]] = {}
         self._macs: dict[Subnet, int] = {}
@@ -80,11 +87,14 @@ class Session:
             input_table=net._input_table(),
             bf16=bf16,
             taps=taps,
+            private_affine=self.private,
             **self._more(),
         )
+        self._norms = norms(net)
         for subnet, slot in self._slots.items():
             if subnet in net.tables:
                 self.trainer.set_stats(slot, net.tables[subnet].mean, net.tables[subnet].variance)
+                self._set_affine(slot, net.tables[subnet].affine)
         self._nodes = [i for i, node in enumerate(net._spec.nodes) if f"{node.name}.weight" in net.weights]
         self.ema = ema
         self._average = self._params() if ema is not None else {}
@@ -136,7 +146,36 @@ class Session:
             for kind, value in zip(("weight", "bias"), self.trainer.get_params(i), strict=True):
                 if value is not None:
                     found[f"{i}/{kind}"] = value
+        for slot in self._own:
+            self.trainer.affine = slot
+            for _, i, _, _ in self._norms:
+                found[f"{i}/weight@{slot}"], found[f"{i}/bias@{slot}"] = _both(self.trainer.get_params(i))
+        self.trainer.affine = 0
         return found
+
+    @property
+    def _own(self) -> range:
+        """Slots of points with a scale and shift of their own."""
+        return range(1, len(self.points) if self.private else 1)
+
+    def _set_affine(self, slot: int, affine: F32 | None) -> None:
+        """Start a point from its own scale and shift; that of slot 0 is then the weights'."""
+        if affine is None:
+            return
+        self.trainer.affine = slot
+        for _, i, start, count in self._norms:
+            self.trainer.set_params(i, *np.ascontiguousarray(affine[:, start : start + count]))
+        self.trainer.affine = 0
+
+    def _affine(self, slot: int, params: Mapping[str, F32]) -> F32 | None:
+        """Scale and shift of a point, as tables hold them; None where they are the weights'."""
+        if slot not in self._own:
+            return None
+        affine = np.zeros((2, self.net._graph.norm_channels), np.float32)
+        for _, i, start, count in self._norms:
+            for row, kind in enumerate(("weight", "bias")):
+                affine[row, start : start + count] = params[f"{i}/{kind}@{slot}"]
+        return affine
 
     def diagnose(self) -> str:
         """First layer with a value that is not finite, as text."""
@@ -145,14 +184,20 @@ class Session:
     def export(self) -> None:
         """Give the network the weights of the last finished step, or their average, and the running statistics."""
         net, weights = self.net, {}
-        for place, value in (self._params() if self.ema is None else self._average).items():
+        params = self._params() if self.ema is None else self._average
+        for place, value in params.items():
             number, kind = place.split("/")
             key = f"{net._spec.nodes[int(number)].name}.{kind}"
             if key in net.weights:
                 weights[key] = value.reshape(net.weights[key].shape).copy()
         net._set_weights(weights)
         net._set_tables(
-            {s: Tables(*self.trainer.get_stats(slot)) for s, slot in self._slots.items()} if net._needs_tables else {}
+            {
+                s: Tables(*self.trainer.get_stats(slot), affine=self._affine(slot, params))
+                for s, slot in self._slots.items()
+            }
+            if net._needs_tables
+            else {}
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -161,9 +206,15 @@ class Session:
         arrays |= self._params()
         arrays |= {f"average/{key}": value.copy() for key, value in self._average.items()}
         for i in self._nodes:
-            for kind, value in zip(("weight1", "weight2", "bias1", "bias2"), self.trainer.get_moments(i), strict=True):
+            for kind, value in zip(_MOMENTS, self.trainer.get_moments(i), strict=True):
                 if value is not None:
                     arrays[f"{i}/{kind}"] = value
+        for slot in self._own:
+            self.trainer.affine = slot
+            for _, i, _, _ in self._norms:
+                moments = zip(_MOMENTS, self.trainer.get_moments(i), strict=True)
+                arrays |= {f"{i}/{kind}@{slot}": value for kind, value in moments if value is not None}
+        self.trainer.affine = 0
         for slot in range(len(self.points)):
             arrays[f"mean/{slot}"], arrays[f"variance/{slot}"] = self.trainer.get_stats(slot)
         return arrays
@@ -172,13 +223,24 @@ class Session:
         """Take back what `state` returned."""
         for i in self._nodes:
             self.trainer.set_params(i, arrays.get(f"{i}/weight"), arrays.get(f"{i}/bias"))
-            self.trainer.set_moments(
-                i, *(arrays.get(f"{i}/{kind}") for kind in ("weight1", "weight2", "bias1", "bias2"))
-            )
+            self.trainer.set_moments(i, *(arrays.get(f"{i}/{kind}") for kind in _MOMENTS))
+        for slot in self._own:
+            self.trainer.affine = slot
+            for _, i, _, _ in self._norms:
+                self.trainer.set_params(i, arrays[f"{i}/weight@{slot}"], arrays[f"{i}/bias@{slot}"])
+                self.trainer.set_moments(i, *(arrays[f"{i}/{kind}@{slot}"] for kind in _MOMENTS))
+        self.trainer.affine = 0
         for slot in range(len(self.points)):
             self.trainer.set_stats(slot, arrays[f"mean/{slot}"], arrays[f"variance/{slot}"])
         self.trainer.steps = int(arrays["steps"][0])
         self._average = {key: np.array(arrays[f"average/{key}"]) for key in self._average}
+
+
+def _both(pair: tuple[F32 | None, F32 | None]) -> tuple[F32, F32]:
+    """Scale and shift of a batch norm, which always has both."""
+    first, second = pair
+    assert first is not None and second is not None
+    return first, second
 
 
 def frozen_nodes(net: Network, frozen: Iterable[str] | None) -> NDArray[np.uint8] | None:

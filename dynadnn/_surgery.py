@@ -81,6 +81,7 @@ def cut_network(net: Network, subnet: Subnet, keep: list[NDArray[np.int64]], gro
         if name in kept
         for key, value in _slice_parameters(net, name, i, keep).items()
     }
+    weights |= _own_affine(net, subnet, keep, kept)
     bits = tuple(b for b, layer in zip(subnet.bits, rules.layer_names, strict=True) if layer in kept)
     views = tuple(v for v in net.views if v in bits)
     cut = Network(
@@ -133,6 +134,19 @@ def _slice_parameters(net: Network, name: str, i: int, keep: list[NDArray[np.int
             value = value[..., keep[node.inputs[0]]]
         part[f"{name}.{kind}"] = np.ascontiguousarray(value)
     return part
+
+
+def _own_affine(net: Network, subnet: Subnet, keep: list[NDArray[np.int64]], kept: set[str]) -> Weights:
+    """Scale and shift of a point's own batch norms, as parameters of a network of it alone."""
+    tables = net.tables.get(subnet)
+    if tables is None or tables.affine is None:
+        return {}
+    return {
+        f"{name}.{kind}": np.ascontiguousarray(tables.affine[row, start + keep[i]])
+        for name, i, start, _ in norms(net)
+        if name in kept
+        for row, kind in enumerate(("weight", "bias"))
+    }
 
 
 def norms(net: Network) -> list[tuple[str, int, int, int]]:
@@ -275,10 +289,12 @@ def make_dynamic(
     full = net.subnet(width=1.0)
     if full in net.tables:
         tables = net.tables[full]
-        mean, variance = tables.mean.copy(), tables.variance.copy()
+        place = np.arange(net._graph.norm_channels)
         for name, _, start, count in norms(net):
             if name in moved:
-                mean[start : start + count] = tables.mean[start + moved[name]]
-                variance[start : start + count] = tables.variance[start + moved[name]]
-        made._set_tables({made.subnet(width=1.0): Tables(mean, variance, tables.scale)})
+                place[start : start + count] = start + moved[name]
+        affine = None if tables.affine is None else np.ascontiguousarray(tables.affine[:, place])
+        made._set_tables(
+            {made.subnet(width=1.0): Tables(tables.mean[place], tables.variance[place], tables.scale, affine)}
+        )
     return made

@@ -20,8 +20,11 @@ class Tables:
         Of all batch norms, one after the other, at full width; only active channels matter.
     scale : ndarray of float32, shape (nodes, groups), or None
         Real value of one quantisation step of each tensor; None for a float network.
+    affine : ndarray of float32, shape (2, norm channels), or None
+        Scale and shift of the point's own batch norms; None where those of the weights hold.
     """
 
     mean: F32
     variance: F32
     scale: F32 | None = None
+    affine: F32 | None = None

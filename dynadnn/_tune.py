@@ -132,7 +132,7 @@ class Bench:
         for place in self.places:
             if wanted.get(place.shape, "") in place.numbers:
                 chosen[place.node] = place.numbers[wanted[place.shape]]
-        return self.engine.plan.bind(*(*self.binding, chosen))
+        return self.engine.plan.bind(*(*self.binding[:6], chosen, *self.binding[7:]))
 
     def time(self, points: Sequence[_core.Point], rounds: int) -> NDArray[np.float64]:
         """Milliseconds per step of each point, medians over rounds in which the points take turns."""

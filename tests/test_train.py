@@ -442,8 +442,6 @@ def test_training_a_quantised_network_is_not_built():
     net.recalibrate(DATA.calibration.x)
     with pytest.raises(dn.UnsupportedError, match="quantised"):
         dn.fit(dn.quantize(net, DATA), DATA, epochs=1, **QUIET)
-    with pytest.raises(dn.UnsupportedError, match="private_affine"):
-        dn.MultiPath(private_affine=True)
 
 
 BAD = {

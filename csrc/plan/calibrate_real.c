@@ -149,9 +149,9 @@ static void norm_lines(const dn_calibration *c, int32_t lane, float *k, float *s
     if (c->op->norm < 0 || channel < 0) return;
     const dn_node *norm = &plan->graph->nodes[c->op->norm];
     size_t at = (size_t)norm->norm_offset + (size_t)channel;
-    double slope = (double)plan->params[plan->gamma[c->op->norm] + (size_t)channel] / sqrt((double)c->tables->variance[at] + (double)norm->value);
+    double slope = (double)dn_gamma_of(plan, c->tables, c->op->norm)[channel] / sqrt((double)c->tables->variance[at] + (double)norm->value);
     *k = (float)slope;
-    *shift = (float)((double)plan->params[plan->beta[c->op->norm] + (size_t)channel] - (double)c->tables->mean[at] * slope);
+    *shift = (float)((double)dn_beta_of(plan, c->tables, c->op->norm)[channel] - (double)c->tables->mean[at] * slope);
 }
 
 static float finish(const dn_calibration *c, float v) {

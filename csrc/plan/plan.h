@@ -222,6 +222,14 @@ void dn_plan_find_groups(dn_plan *plan); /* groups.c: `grouped` of every operati
 /* ---- point.c and its parts ---- */
 /* One more holder; dn_point_free takes one away. */
 dn_point *dn_point_hold(const dn_point *point);
+/* Scale and shift of a batch norm at a point: the point's own, or those of the parameters. */
+static inline const float *dn_gamma_of(const dn_plan *plan, const dn_tables *tables, int32_t norm) {
+    return tables->gamma ? tables->gamma + plan->graph->nodes[norm].norm_offset : plan->params + plan->gamma[norm];
+}
+static inline const float *dn_beta_of(const dn_plan *plan, const dn_tables *tables, int32_t norm) {
+    return tables->beta ? tables->beta + plan->graph->nodes[norm].norm_offset : plan->params + plan->beta[norm];
+}
+
 /* Everything needed while a point is bound. */
 typedef struct dn_binding {
     const dn_plan *plan;

@@ -26,10 +26,25 @@ static dn_status check_statistics(const dn_binding *b, const dn_node *norm, dn_e
     return DN_OK;
 }
 
+/* Of a point's own scale and shift; those of the parameters are checked where they come from. */
+static dn_status check_affine(const dn_binding *b, const dn_node *norm, dn_error *err) {
+    if (!b->tables->gamma && !b->tables->beta) return DN_OK;
+    if (!b->tables->gamma || !b->tables->beta) return dn_fail(err, DN_EINVAL, "a point has both a scale and a shift of its own, or neither");
+    for (int32_t s = 0, begin = 0; s < norm->segment_count; begin += norm->segments[s++].full)
+        for (int32_t c = begin; c < begin + b->subnet->active[norm->segments[s].space]; c++) {
+            float gamma = b->tables->gamma[norm->norm_offset + c], beta = b->tables->beta[norm->norm_offset + c];
+            if (!isfinite(gamma) || !isfinite(beta))
+                return dn_fail(err, DN_EPOINT, "%s: channel %d has scale %g and shift %g at this point: both must be finite", norm->name, c, (double)gamma, (double)beta);
+        }
+    return DN_OK;
+}
+
 static dn_status check_tables(const dn_binding *b, dn_error *err) {
     for (int32_t k = 0; k < b->step_count; k++) {
         int32_t norm = b->plan->ops[b->records[k].op].norm;
-        if (norm >= 0) DN_TRY(check_statistics(b, &b->plan->graph->nodes[norm], err));
+        if (norm < 0) continue;
+        DN_TRY(check_statistics(b, &b->plan->graph->nodes[norm], err));
+        DN_TRY(check_affine(b, &b->plan->graph->nodes[norm], err));
     }
     return DN_OK;
 }

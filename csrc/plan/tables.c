@@ -139,7 +139,7 @@ static void lines_of(const dn_binding *b, const dn_plan_op *op, int32_t begin, i
     for (int32_t i = 0; i < count; i++) l->k[i] = 1, l->shift[i] = weighted && bias ? (double)bias[i] : 0;
     if (op->norm < 0 || raw) return;
     const dn_node *norm = &plan->graph->nodes[op->norm];
-    const float *gamma = plan->params + plan->gamma[op->norm] + begin, *beta = plan->params + plan->beta[op->norm] + begin;
+    const float *gamma = dn_gamma_of(plan, b->tables, op->norm) + begin, *beta = dn_beta_of(plan, b->tables, op->norm) + begin;
     const float *mean = b->tables->mean + norm->norm_offset + begin, *variance = b->tables->variance + norm->norm_offset + begin;
     const double epsilon = (double)norm->value;
     for (int32_t i = 0; i < count; i++) {

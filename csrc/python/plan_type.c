@@ -140,8 +140,24 @@ static void plan_dealloc(PyObject *object) {
 /* ---- points ---- */
 
 typedef struct table_arrays {
-    PyArrayObject *mean, *variance, *scale;
+    PyArrayObject *mean, *variance, *scale, *affine; /* affine: NULL, or (2, channels): gamma, beta */
 } table_arrays;
+
+/* float32 (2, channels), or None. 0 or -1. */
+static int read_affine(PyObject *object, const dn_graph *graph, PyArrayObject **out) {
+    int ok;
+    *out = dn_py_array_or_none(object, NPY_FLOAT32, 2, "affine", &ok);
+    if (!ok) return -1;
+    if (!*out || (PyArray_DIM(*out, 0) == 2 && PyArray_DIM(*out, 1) == dn_graph_norm_channels(graph))) return 0;
+    PyErr_Format(PyExc_ValueError, "affine must have shape (2, %d)", (int)dn_graph_norm_channels(graph));
+    return -1;
+}
+
+static dn_tables tables_of(const table_arrays *t, const dn_graph *graph) {
+    const float *affine = t->affine ? PyArray_DATA(t->affine) : NULL;
+    return (dn_tables){.mean = PyArray_DATA(t->mean), .variance = PyArray_DATA(t->variance), .scale = t->scale ? PyArray_DATA(t->scale) : NULL,
+                       .gamma = affine, .beta = affine ? affine + dn_graph_norm_channels(graph) : NULL};
+}
 
 static int check_table_sizes(const dn_graph *graph, const table_arrays *t) {
     npy_intp channels = dn_graph_norm_channels(graph), scales = (npy_intp)dn_graph_nodes(graph) * dn_graph_groups(graph);
@@ -162,21 +178,21 @@ static const dn_tile *read_tiles(PyObject *object, const dn_graph *graph, int *o
 static PyObject *plan_bind(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     plan_object *self = (plan_object *)object;
     module_state *state = dn_py_state(object);
-    if (count != 6 && count != 7) return PyErr_Format(PyExc_TypeError, "bind takes 6 or 7 arguments, not %zd", count);
+    if (count < 6 || count > 8) return PyErr_Format(PyExc_TypeError, "bind takes 6 to 8 arguments, not %zd", count);
     const dn_graph *graph = dn_py_graph(self->graph, state);
     dn_subnet subnet;
     if (dn_py_subnet(graph, args[0], args[1], args[2], &subnet) < 0) return NULL;
     int ok;
-    table_arrays t = {dn_py_array(args[3], NPY_FLOAT32, 1, "mean"), dn_py_array(args[4], NPY_FLOAT32, 1, "variance"), NULL};
+    table_arrays t = {dn_py_array(args[3], NPY_FLOAT32, 1, "mean"), dn_py_array(args[4], NPY_FLOAT32, 1, "variance"), NULL, NULL};
     if (!t.mean || !t.variance) return NULL;
     t.scale = dn_py_array_or_none(args[5], NPY_FLOAT32, -1, "scale", &ok);
     if (!ok || check_table_sizes(graph, &t) < 0) return NULL;
-    const dn_tile *tiles = read_tiles(count == 7 ? args[6] : Py_None, graph, &ok);
-    if (!ok) return NULL;
+    const dn_tile *tiles = read_tiles(count > 6 ? args[6] : Py_None, graph, &ok);
+    if (!ok || read_affine(count > 7 ? args[7] : Py_None, graph, &t.affine) < 0) return NULL;
     point_object *point = (point_object *)((PyTypeObject *)state->point_type)->tp_alloc((PyTypeObject *)state->point_type, 0);
     if (!point) return NULL;
     point->plan = Py_NewRef(object);
-    dn_tables tables = {PyArray_DATA(t.mean), PyArray_DATA(t.variance), t.scale ? PyArray_DATA(t.scale) : NULL};
+    dn_tables tables = tables_of(&t, graph);
     dn_error err = {0};
     dn_status status = dn_point_new_tiled(&point->point, self->plan, &subnet, &tables, tiles, &err);
     if (status == DN_OK) return (PyObject *)point;
@@ -198,7 +214,7 @@ static dn_status calibrate_unlocked(plan_object *self, const dn_graph *graph, co
     dn_graph_tensor(graph, 0, &input);
     size_t n = (size_t)(PyArray_SIZE(images) / ((npy_intp)input.height * input.width * input.channels));
     dn_dtype dtype = PyArray_TYPE(images) == NPY_UINT8 ? DN_U8 : DN_F32;
-    dn_tables tables = {PyArray_DATA(t->mean), PyArray_DATA(t->variance), t->scale ? PyArray_DATA(t->scale) : NULL};
+    dn_tables tables = tables_of(t, graph);
     dn_status status;
     Py_BEGIN_ALLOW_THREADS
     status = dn_calibrate(self->plan, subnet, PyArray_DATA(images), dtype, n, options, &tables, &dn_py_poll, err);
@@ -216,11 +232,12 @@ static int read_correction(PyObject *object, npy_intp channels, const char *name
     return -1;
 }
 
-static PyObject *calibrated_tables(PyObject *object, const dn_graph *graph, const dn_subnet *subnet, PyArrayObject *images, const dn_calibration_options *options) {
+static PyObject *calibrated_tables(PyObject *object, const dn_graph *graph, const dn_subnet *subnet, PyArrayObject *images, PyArrayObject *affine,
+                                   const dn_calibration_options *options) {
     plan_object *self = (plan_object *)object;
     npy_intp channels = dn_graph_norm_channels(graph), shape[2] = {dn_graph_nodes(graph), dn_graph_groups(graph)};
     table_arrays t = {(PyArrayObject *)PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0), (PyArrayObject *)PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0),
-                      (PyArrayObject *)PyArray_ZEROS(2, shape, NPY_FLOAT32, 0)};
+                      (PyArrayObject *)PyArray_ZEROS(2, shape, NPY_FLOAT32, 0), affine};
     dn_error err = {0};
     dn_status status = DN_ENOMEM;
     if (t.mean && t.variance && t.scale) status = calibrate_unlocked(self, graph, subnet, images, options, &t, &err);
@@ -233,12 +250,13 @@ static PyObject *calibrated_tables(PyObject *object, const dn_graph *graph, cons
 }
 
 static PyObject *plan_calibrate(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"active", "bits", "depth", "images", "range", "percentile", "threads", "kept_mean", "kept_variance", "mean_shift", "variance_ratio", "kept_scale", NULL};
-    PyObject *active, *bits, *depth, *image_object, *kept_mean = NULL, *kept_variance = NULL, *shift = NULL, *ratio = NULL, *scale = NULL;
+    static char *names[] = {"active", "bits", "depth", "images", "range", "percentile", "threads", "kept_mean", "kept_variance", "mean_shift", "variance_ratio", "kept_scale", "affine", NULL};
+    PyObject *active, *bits, *depth, *image_object, *kept_mean = NULL, *kept_variance = NULL, *shift = NULL, *ratio = NULL, *scale = NULL, *affine_object = NULL;
+    PyArrayObject *affine;
     const char *range_name = "mse";
     dn_calibration_options options = {.percentile = 99.99, .threads = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|sdiOOOOO:calibrate", names, &active, &bits, &depth, &image_object, &range_name, &options.percentile, &options.threads, &kept_mean,
-                                     &kept_variance, &shift, &ratio, &scale))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|sdiOOOOOO:calibrate", names, &active, &bits, &depth, &image_object, &range_name, &options.percentile, &options.threads, &kept_mean,
+                                     &kept_variance, &shift, &ratio, &scale, &affine_object))
         return NULL;
     const dn_graph *graph = dn_py_graph(((plan_object *)object)->graph, dn_py_state(object));
     dn_subnet subnet;
@@ -253,10 +271,11 @@ static PyObject *plan_calibrate(PyObject *object, PyObject *args, PyObject *kwar
     if (kept && (PyArray_DIM(kept, 0) != dn_graph_nodes(graph) || PyArray_DIM(kept, 1) != dn_graph_groups(graph)))
         return PyErr_Format(PyExc_ValueError, "kept_scale must be %d x %d", (int)dn_graph_nodes(graph), (int)dn_graph_groups(graph));
     options.kept_scale = kept ? PyArray_DATA(kept) : NULL;
+    if (read_affine(affine_object, graph, &affine) < 0) return NULL;
     if (!PyArray_Check(image_object)) return PyErr_Format(PyExc_TypeError, "images must be a NumPy array");
     if (dn_py_image_dtype((PyArrayObject *)image_object, "images", &dtype) < 0) return NULL;
     PyArrayObject *images = dn_py_array(image_object, dtype == DN_U8 ? NPY_UINT8 : NPY_FLOAT32, -1, "images");
-    return images ? calibrated_tables(object, graph, &subnet, images, &options) : NULL;
+    return images ? calibrated_tables(object, graph, &subnet, images, affine, &options) : NULL;
 }
 
 static void point_dealloc(PyObject *object) {
@@ -322,9 +341,10 @@ static PyObject *get_weight_bytes(PyObject *object, void *unused) { return (void
 static PyObject *get_threads(PyObject *object, void *unused) { return (void)unused, PyLong_FromLong(((plan_object *)object)->threads); }
 
 static PyMethodDef plan_methods[] = {
-    {"bind", (PyCFunction)(void (*)(void))plan_bind, METH_FASTCALL, "bind($self, active, bits, depth, mean, variance, scale, tiles=None, /)\n--\n\nA Point; no weight is touched."},
+    {"bind", (PyCFunction)(void (*)(void))plan_bind, METH_FASTCALL, "bind($self, active, bits, depth, mean, variance, scale, tiles=None, affine=None, /)\n--\n\nA Point; no weight is touched."},
     {"calibrate", (PyCFunction)(void (*)(void))plan_calibrate, METH_VARARGS | METH_KEYWORDS,
-     "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1, kept_mean=None, kept_variance=None, mean_shift=None, variance_ratio=None, kept_scale=None)\n--\n\nMean, variance and scale of a point, layer by layer from images."},
+     "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1, kept_mean=None, kept_variance=None, mean_shift=None, variance_ratio=None, kept_scale=None, "
+     "affine=None)\n--\n\nMean, variance and scale of a point, layer by layer from images."},
     {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef plan_getset[] = {

@@ -13,7 +13,7 @@ typedef struct trainer_object {
     size_t image, outputs; /* numbers per image */
     Py_ssize_t pending;    /* images of the pass that waits for its backward pass */
     Py_ssize_t images;     /* of the last pass */
-    int stat_slots, taps;
+    int stat_slots, taps, affine_sets, affine; /* affine: whose gamma and beta copies are about */
     int busy; /* a call is running without the GIL */
 } trainer_object;
 
@@ -98,17 +98,18 @@ static int make_trainer(trainer_object *self, PyObject *params, PyObject *frozen
 }
 
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"graph", "params", "batch", "threads", "isa", "stat_slots", "stat_momentum", "seed", "frozen", "input_table", "bf16", "taps", "coded", "learns_scales", NULL};
+    static char *names[] = {"graph", "params", "batch", "threads", "isa", "stat_slots", "stat_momentum", "seed", "frozen", "input_table", "bf16", "taps", "coded", "learns_scales", "private_affine", NULL};
     PyObject *graph, *params, *isa = NULL, *frozen = NULL, *table = NULL, *taps = NULL, *coded = NULL;
     int ok;
     unsigned long long seed = 0;
-    int bf16 = 0;
+    int bf16 = 0, private_affine = 0;
     dn_trainer_options options = {.batch = 128, .threads = 1, .stat_slots = 1, .stat_momentum = 0.1f};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$iiOifKOOpOOp:Trainer", names, &graph, &params, &options.batch, &options.threads, &isa, &options.stat_slots, &options.stat_momentum,
-                                     &seed, &frozen, &table, &bf16, &taps, &coded, &options.learns_scales))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$iiOifKOOpOOpp:Trainer", names, &graph, &params, &options.batch, &options.threads, &isa, &options.stat_slots, &options.stat_momentum,
+                                     &seed, &frozen, &table, &bf16, &taps, &coded, &options.learns_scales, &private_affine))
         return NULL;
     options.seed = seed;
     options.bf16 = bf16;
+    options.private_affine = private_affine;
     PyArrayObject *nodes = dn_py_array_or_none(taps, NPY_INT32, 1, "taps", &ok);
     if (!ok || dn_py_isa(isa, &options.isa) < 0) return NULL;
     options.taps = nodes ? PyArray_DATA(nodes) : NULL;
@@ -119,6 +120,7 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->graph = dn_py_graph(graph, dn_py_state((PyObject *)self));
     self->stat_slots = options.stat_slots;
     self->taps = options.tap_count;
+    self->affine_sets = private_affine && options.stat_slots > 1 ? options.stat_slots : 1;
     if (self->graph && make_trainer(self, params, frozen, table, coded, &options) == 0) {
         dn_tensor_info info;
         dn_graph_tensor(self->graph, 0, &info);
@@ -560,7 +562,29 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef getset[] = {{"steps", get_steps, set_steps, "Commits so far.", NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyObject *get_affine(PyObject *object, void *unused) { return (void)unused, PyLong_FromLong(((trainer_object *)object)->affine); }
+
+static int set_affine(PyObject *object, PyObject *value, void *unused) {
+    (void)unused;
+    trainer_object *self = (trainer_object *)object;
+    long slot = value ? PyLong_AsLong(value) : -1;
+    if (slot == -1 && PyErr_Occurred()) return -1;
+    if (slot < 0 || slot >= self->affine_sets) {
+        PyErr_Format(PyExc_ValueError, "affine set %ld: there are %d", slot, self->affine_sets);
+        return -1;
+    }
+    if (enter(self) < 0) return -1;
+    dn_trainer_show_affine(self->trainer, (int32_t)slot);
+    self->affine = (int)slot;
+    self->busy = 0;
+    return 0;
+}
+
+static PyGetSetDef getset[] = {
+    {"steps", get_steps, set_steps, "Commits so far.", NULL},
+    {"affine", get_affine, set_affine, "Whose scale and shift of batch norms get_params and its like are about.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static PyType_Slot slots[] = {
     {Py_tp_new, trainer_new},
@@ -568,7 +592,7 @@ static PyType_Slot slots[] = {
     {Py_tp_methods, methods},
     {Py_tp_getset, getset},
     {Py_tp_doc, "Trainer(graph, params, *, batch=128, threads=1, isa=None, stat_slots=1, stat_momentum=0.1, seed=0, frozen=None, input_table=None, bf16=False, taps=None, coded=None, "
-                "learns_scales=False)\n--\n\nTrains one network."},
+                "learns_scales=False, private_affine=False)\n--\n\nTrains one network."},
     {0, NULL},
 };
 

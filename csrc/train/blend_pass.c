@@ -100,6 +100,7 @@ void dn_norm_finish_forward(dn_trainer *trainer, dn_norm *norm, const dn_value *
     double *mean = norm->sums, *square = norm->sums + channels, seen = 0;
     memset(norm->sums, 0, 2 * channels * sizeof(double));
     norm->active = z->channels;
+    const float *gamma = norm->gamma[trainer->affine].value, *beta = norm->beta[trainer->affine].value;
     for (size_t i = 0; i < trainer->n; i++) {
         const float *first = norm->partial + i * 3 * channels, *sum = first + channels, *squares = sum + channels;
         const double all = seen + pixels, share = pixels / all, weight = seen * share;
@@ -115,8 +116,8 @@ void dn_norm_finish_forward(dn_trainer *trainer, dn_norm *norm, const dn_value *
         norm->mean[d] = (float)mean[d];
         norm->variance[d] = (float)variance;
         norm->inverse[d] = (float)inverse;
-        norm->scale[d] = (float)((double)norm->gamma.value[f] * inverse);
-        norm->shift[d] = norm->beta.value[f];
+        norm->scale[d] = (float)((double)gamma[f] * inverse);
+        norm->shift[d] = beta[f];
     });
 }
 
@@ -133,14 +134,15 @@ void dn_norm_finish_backward(dn_trainer *trainer, dn_norm *norm, const dn_value 
             dot[c] += (double)partial[channels + c];
         }
     }
+    const dn_param *gamma = &norm->gamma[trainer->affine], *beta = &norm->beta[trainer->affine];
     FOR_EACH_CHANNEL(z, {
-        double inverse = (double)norm->inverse[d], a = (double)norm->gamma.value[f] * inverse;
+        double inverse = (double)norm->inverse[d], a = (double)gamma->value[f] * inverse;
         norm->a[d] = (float)a;
         norm->b[d] = (float)(-a * inverse * inverse * dot[d] / count);
         norm->c[d] = (float)(-a * sum[d] / count);
-        if (!norm->gamma.frozen) {
-            norm->gamma.gradient[f] += (float)(dot[d] * inverse);
-            norm->beta.gradient[f] += (float)sum[d];
+        if (!gamma->frozen) {
+            gamma->gradient[f] += (float)(dot[d] * inverse);
+            beta->gradient[f] += (float)sum[d];
         }
     });
 }
@@ -149,7 +151,7 @@ void dn_norm_finish_backward(dn_trainer *trainer, dn_norm *norm, const dn_value 
 void dn_norm_stage(dn_trainer *trainer, const dn_norm *norm, const dn_value *z, int32_t slot) {
     size_t channels = (size_t)trainer->graph->norm_channels;
     float *mean = trainer->staged + (size_t)slot * 2 * channels + norm->node->norm_offset, *variance = mean + channels, m = trainer->stat_momentum;
-    if (norm->gamma.frozen) return;
+    if (norm->gamma->frozen) return;
     FOR_EACH_CHANNEL(z, {
         mean[f] = (1 - m) * mean[f] + m * norm->mean[d];
         variance[f] = (1 - m) * variance[f] + m * norm->variance[d];

@@ -6,16 +6,19 @@
 #include "base/status.h"
 #include "train/train.h"
 
-/* Calls body for every parameter that is not frozen, in node order, with `param` and the node's index `node`. */
+/* Calls body for every parameter that is not frozen, in node order, with `param` and the node's index `node`; a batch norm may have several sets. */
 #define FOR_EACH_PARAM(trainer, ...)                                                                                                            \
     do {                                                                                                                                        \
         for (int32_t node = 0; node < (trainer)->graph->count; node++) {                                                                        \
             dn_layer *layer_here = (trainer)->layer_of[node] < 0 ? NULL : &(trainer)->layers[(trainer)->layer_of[node]];                        \
             dn_norm *norm_here = (trainer)->norm_of[node] < 0 ? NULL : &(trainer)->norms[(trainer)->norm_of[node]];                             \
             if (!layer_here && !norm_here) continue;                                                                                            \
-            dn_param *both[2] = {layer_here ? &layer_here->weight : &norm_here->gamma, layer_here ? &layer_here->bias : &norm_here->beta};      \
-            for (int which = 0; which < 2; which++) {                                                                                           \
-                dn_param *param = both[which];                                                                                                  \
+            const int32_t sets_here = layer_here ? 1 : (trainer)->affine_sets;                                                                  \
+            for (int32_t k = 0; k < 2 * sets_here; k++) {                                                                                       \
+                const int which = k % 2;                                                                                                        \
+                dn_param *param = layer_here ? (which ? &layer_here->bias : &layer_here->weight)                                                \
+                                             : (which ? norm_here->beta : norm_here->gamma) + k / 2;                                            \
+                (void)which;                                                                                                                    \
                 if (!param->count || param->frozen) continue;                                                                                   \
                 __VA_ARGS__;                                                                                                                    \
             }                                                                                                                                   \
@@ -125,7 +128,7 @@ dn_status dn_trainer_diagnose(const dn_trainer *trainer, dn_error *err) {
         const dn_node *node = &trainer->graph->nodes[i];
         const dn_layer *layer = trainer->layer_of[i] < 0 ? NULL : &trainer->layers[trainer->layer_of[i]];
         const dn_norm *norm = trainer->norm_of[i] < 0 ? NULL : &trainer->norms[trainer->norm_of[i]];
-        const dn_param *weight = layer ? &layer->weight : norm ? &norm->gamma : NULL, *bias = layer ? &layer->bias : norm ? &norm->beta : NULL;
+        const dn_param *weight = layer ? &layer->weight : norm ? &norm->gamma[trainer->affine] : NULL, *bias = layer ? &layer->bias : norm ? &norm->beta[trainer->affine] : NULL;
         if (weight && !(all_finite(weight->gradient, weight->count) && all_finite(bias->gradient, bias->count)))
             return dn_fail(err, DN_ENONFINITE, "%s %d (%s): its gradient is not finite", dn_op_name(node->op), i, node->name);
     }

@@ -43,7 +43,7 @@ static dn_layer *layer_of(const dn_trainer *t, const dn_unit *unit) { return &t-
 
 static bool trains(const dn_trainer *t, const dn_unit *unit) {
     if (unit->kind == DN_UNIT_LAYER) return !layer_of(t, unit)->weight.frozen;
-    if (unit->kind == DN_UNIT_BLEND && unit->norm >= 0) return !t->norms[t->norm_of[unit->norm]].gamma.frozen;
+    if (unit->kind == DN_UNIT_BLEND && unit->norm >= 0) return !t->norms[t->norm_of[unit->norm]].gamma->frozen;
     return false;
 }
 

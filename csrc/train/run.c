@@ -292,6 +292,7 @@ dn_status dn_trainer_forward(dn_trainer *trainer, const dn_subnet *subnet, const
     trainer->dtype = dtype;
     trainer->poll = poll;
     dn_code_begin(trainer, subnet);
+    trainer->affine = trainer->affine_sets > 1 && stat_slot > 0 ? stat_slot : 0;
     dn_status status = dn_program_build(trainer, subnet, err);
     if (status == DN_OK) status = dn_trainer_run_phases(trainer, trainer->forward_phases, trainer->forward_phase_count, trainer->forward_steps);
     if (status == DN_EINTERRUPTED) (void)dn_fail(err, status, "the forward pass was interrupted");

@@ -104,7 +104,7 @@ typedef struct dn_layer {
 typedef struct dn_norm {
     const dn_node *node;
     int32_t index, channels;
-    dn_param gamma, beta;
+    dn_param *gamma, *beta;                     /* [affine_sets] */
     float *partial;                             /* [batch][3 * channels] */
     float *mean, *variance, *scale, *shift;     /* active channels of this pass */
     float *inverse, *a, *b, *c;
@@ -218,6 +218,7 @@ struct dn_trainer {
     int32_t norm_count;
     float *running, *staged; /* [slots_stat][2][norm_channels] */
     bool *is_staged;
+    int32_t affine_sets, affine, shown; /* sets of gamma and beta, that of the last pass, that of copies */
     int64_t steps;
 
     dn_value *values;

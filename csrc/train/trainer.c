@@ -58,21 +58,32 @@ static dn_status check_sizes(const dn_graph *graph, int32_t index, dn_error *err
     return dn_fail(err, DN_EUNSUPPORTED, "%s %d (%s): too large to train", dn_op_name(node->op), index, node->name);
 }
 
+/* One parameter per set, in one block of each kind. */
+static dn_status new_affine(dn_trainer *trainer, dn_param **out, const float *values, size_t count, bool frozen, dn_error *err) {
+    const size_t sets = (size_t)trainer->affine_sets;
+    dn_param all = {.count = count, .frozen = frozen};
+    size_t floats;
+    if (!dn_size_mul(sets, count, &floats)) return dn_fail(err, DN_ENOMEM, "%zu sets of batch-norm parameters do not fit in memory", sets);
+    DN_TRY(DN_OWN(trainer, out, sets, err));
+    DN_TRY(DN_OWN(trainer, &all.value, floats, err));
+    DN_TRY(DN_OWN(trainer, &all.gradient, floats, err));
+    DN_TRY(DN_OWN(trainer, &all.moment1, floats, err));
+    DN_TRY(DN_OWN(trainer, &all.moment2, floats, err));
+    for (size_t s = 0; s < sets; s++) {
+        (*out)[s] = all;
+        memcpy(all.value, values, count * sizeof(float));
+        all.value += count, all.gradient += count, all.moment1 += count, all.moment2 += count;
+    }
+    return DN_OK;
+}
+
 static dn_status new_norm(dn_trainer *trainer, dn_norm *norm, int32_t index, const dn_params *params, bool frozen, dn_error *err) {
     const dn_node *node = &trainer->graph->nodes[index];
     const size_t c = (size_t)node->channels;
     *norm = (dn_norm){.node = node, .index = index, .channels = node->channels};
     if (!params->weight || !params->bias) return dn_fail(err, DN_EINVAL, "batchnorm %d (%s): no gamma or beta given", index, node->name);
-    dn_param *both[2] = {&norm->gamma, &norm->beta};
-    const float *values[2] = {params->weight, params->bias};
-    for (int k = 0; k < 2; k++) {
-        *both[k] = (dn_param){.count = c, .frozen = frozen};
-        DN_TRY(DN_OWN(trainer, &both[k]->value, c, err));
-        DN_TRY(DN_OWN(trainer, &both[k]->gradient, c, err));
-        DN_TRY(DN_OWN(trainer, &both[k]->moment1, c, err));
-        DN_TRY(DN_OWN(trainer, &both[k]->moment2, c, err));
-        memcpy(both[k]->value, values[k], c * sizeof(float));
-    }
+    DN_TRY(new_affine(trainer, &norm->gamma, params->weight, c, frozen, err));
+    DN_TRY(new_affine(trainer, &norm->beta, params->bias, c, frozen, err));
     float **arrays[] = {&norm->mean, &norm->variance, &norm->scale, &norm->shift, &norm->inverse, &norm->a, &norm->b, &norm->c};
     for (size_t k = 0; k < sizeof arrays / sizeof *arrays; k++) DN_TRY(DN_OWN(trainer, arrays[k], c, err));
     DN_TRY(DN_OWN(trainer, &norm->sums, 2 * c, err));
@@ -250,6 +261,7 @@ dn_status dn_trainer_new(dn_trainer **out, const dn_graph *graph, const dn_param
     trainer->batch = options->batch;
     trainer->threads = options->threads;
     trainer->slots_stat = options->stat_slots;
+    trainer->affine_sets = options->private_affine && options->stat_slots > 1 ? options->stat_slots : 1;
     trainer->stat_momentum = options->stat_momentum;
     trainer->seed = options->seed;
     trainer->bf16 = options->bf16 != 0;
@@ -291,8 +303,9 @@ static void get_part(const dn_trainer *trainer, int32_t node, part which, float 
         if (bias && layer->bias.count) memcpy(bias, part_of(&layer->bias, which), layer->bias.count * sizeof(float));
     } else if (trainer->norm_of[node] >= 0) {
         const dn_norm *norm = &trainer->norms[trainer->norm_of[node]];
-        if (weight) memcpy(weight, part_of(&norm->gamma, which), norm->gamma.count * sizeof(float));
-        if (bias) memcpy(bias, part_of(&norm->beta, which), norm->beta.count * sizeof(float));
+        const dn_param *gamma = &norm->gamma[trainer->shown], *beta = &norm->beta[trainer->shown];
+        if (weight) memcpy(weight, part_of(gamma, which), gamma->count * sizeof(float));
+        if (bias) memcpy(bias, part_of(beta, which), beta->count * sizeof(float));
     }
 }
 
@@ -304,9 +317,10 @@ static void set_part(dn_trainer *trainer, int32_t node, part which, const float 
         if (bias && layer->bias.count) memcpy(part_of(&layer->bias, which), bias, layer->bias.count * sizeof(float));
         layer->stale = true;
     } else if (trainer->norm_of[node] >= 0) {
-        dn_norm *norm = &trainer->norms[trainer->norm_of[node]];
-        if (weight) memcpy(part_of(&norm->gamma, which), weight, norm->gamma.count * sizeof(float));
-        if (bias) memcpy(part_of(&norm->beta, which), bias, norm->beta.count * sizeof(float));
+        const dn_norm *norm = &trainer->norms[trainer->norm_of[node]];
+        const dn_param *gamma = &norm->gamma[trainer->shown], *beta = &norm->beta[trainer->shown];
+        if (weight) memcpy(part_of(gamma, which), weight, gamma->count * sizeof(float));
+        if (bias) memcpy(part_of(beta, which), bias, beta->count * sizeof(float));
     }
 }
 
@@ -344,6 +358,10 @@ void dn_trainer_set_stats(dn_trainer *trainer, int32_t slot, const float *mean, 
     if (mean) memcpy(to, mean, channels * sizeof(float));
     if (variance) memcpy(to + channels, variance, channels * sizeof(float));
     trainer->is_staged[slot] = false;
+}
+
+void dn_trainer_show_affine(dn_trainer *trainer, int32_t slot) {
+    if (slot >= 0 && slot < trainer->affine_sets) trainer->shown = slot;
 }
 
 int64_t dn_trainer_steps(const dn_trainer *trainer) { return trainer->steps; }

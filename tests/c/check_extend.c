@@ -95,7 +95,7 @@ static dn_point *point_of(setup *s, int32_t groups, int8_t bits) {
     dn_point *point;
     dn_error err = {0};
     dn_subnet subnet = subnet_of(groups, bits);
-    dn_status status = dn_point_new(&point, s->plan, &subnet, &(dn_tables){s->mean, s->variance, s->scale}, &err);
+    dn_status status = dn_point_new(&point, s->plan, &subnet, &(dn_tables){.mean = s->mean, .variance = s->variance, .scale = s->scale}, &err);
     CHECK(status == DN_OK, "%s: %s", N.name, err.message);
     return point;
 }
@@ -109,7 +109,7 @@ static int begin_setup(setup *s, dn_isa isa, int32_t groups, int8_t bits) {
     s->outputs = OUTPUTS;
     CHECK(dn_graph_norm_channels(N.graph) <= 1024, "%s has too many channels for this test", N.name);
     dn_status status = dn_plan_new(&s->plan, N.graph, N.params, N.input_table, &options, &err);
-    dn_tables tables = {s->mean, s->variance, s->scale};
+    dn_tables tables = {.mean = s->mean, .variance = s->variance, .scale = s->scale};
     dn_subnet whole = subnet_of(groups, bits);
     if (status == DN_OK) status = dn_calibrate(s->plan, &whole, s->images, DN_F32, IMAGES, &how, &tables, NULL, &err);
     CHECK(status == DN_OK, "%s: %s", N.name, err.message);

@@ -108,7 +108,7 @@ static int compute(result *r, dn_isa isa, int part, int8_t bits, const void *ima
     memset(r, 0, sizeof *r);
     const dn_plan_options options = {.threads = THREADS, .isa = isa, .precision = 32, .least_bits = bits};
     const dn_calibration_options how = {.range = DN_RANGE_MINMAX, .percentile = 100, .threads = 1};
-    dn_tables tables = {r->mean, r->variance, r->scale};
+    dn_tables tables = {.mean = r->mean, .variance = r->variance, .scale = r->scale};
     dn_subnet subnet = subnet_of(part, bits);
     CHECK(dn_graph_norm_channels(N.graph) <= 512, "%s has too many channels for this test", N.name);
     dn_status status = dn_plan_new(&plan, N.graph, N.params, N.input_table, &options, &err);
