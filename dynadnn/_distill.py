@@ -415,8 +415,12 @@ class Distillation:
         return None if self.hints is None else self.hints.taps
 
     def inner(self, session: Session, subnet: Subnet, weight: F32 | None) -> tuple[F32, tuple[F32 | None, ...]] | None:
-        """(loss per sample, gradient per tap) of the hints, for the widest point."""
-        if self.hints is None or subnet != self.hints.widest:
+        """(loss per sample, gradient per tap) of the hints, for the widest point, at all bits if those are trained."""
+        if self.hints is None:
+            return None
+        widest = self.hints.widest
+        whole = all(bits in ("fp32", 8) for bits in subnet.bits)
+        if not whole or (subnet.widths, subnet.depth) != (widest.widths, widest.depth):
             return None
         return self.hints.add(session.trainer, weight)
 

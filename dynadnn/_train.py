@@ -19,7 +19,7 @@ from ._history import History
 from ._incremental import fit_groups
 from ._loop import Loop, Settings, as_split
 from ._losses import resolve_loss
-from ._methods import Incremental, Method, check_method, default_method
+from ._methods import Incremental, Method, MultiPath, check_method, default_method
 from ._metrics import Metric
 from ._network import Network
 from ._optimizers import SGD, AdamW, Optimizer, Schedule
@@ -233,6 +233,11 @@ def _settings(net: Network, data: Data, options: dict[str, Any], notes: list[str
     if method is None:
         method = default_method(net._spec.groups, points)
         notes.append(f"method: {type(method).__name__}, points {', '.join(net.points)}")
+    if options["qat"] is not None and isinstance(method, MultiPath) and method.private_affine:
+        raise UnsupportedError(
+            "qat trains one scale and shift of every batch norm for all points, MultiPath(private_affine=True) one for "
+            "each: use one of the two"
+        )
     optimizer = options["optimizer"] or SGD()
     if not isinstance(optimizer, SGD | AdamW):
         raise TypeError(f"optimizer must be dn.SGD(...) or dn.AdamW(...), not {type(optimizer).__name__}")

@@ -377,3 +377,22 @@ def test_quantize_says_what_does_not_fit_what_was_trained(floating):
     with pytest.raises(ValueError, match="policy"):
         dn.quantize(net, DATA, policy={net.layers[0].name: "fp32"})
     assert dn.quantize(net, DATA, bits=(8, 2), calibrate="mse").views == (8, 2)
+
+
+def test_batch_norms_of_their_own_per_point_are_refused():
+    net = dn.nets.mlp(DATA, width=16, points=(0.5, 1.0), rng=0)
+    with pytest.raises(dn.UnsupportedError, match="private_affine"):
+        dn.fit(net, DATA, epochs=1, qat=8, method=dn.MultiPath(private_affine=True), **QUIET)
+
+
+def test_hints_are_given_to_what_the_integer_network_computes():
+    teacher, student = (dn.nets.resnet20(DATA.subset(64), width=w, rng=w) for w in (8, 4))
+    teacher.recalibrate(DATA.calibration.x)
+    losses = []
+    for weight in (1.0, 0.0001):
+        options = {"epochs": 1, "batch": 32, "augment": None, "qat": 8, **QUIET}
+        history = dn.distill(
+            student.copy(), teacher, DATA.subset(64), hints=[dn.Hint("stage1", "stage1", weight=weight)], **options
+        )
+        losses += history.history["loss"]
+    assert losses[0] > losses[1] + 0.1

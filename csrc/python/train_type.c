@@ -4,25 +4,7 @@
 #include <string.h>
 
 #include "python/train_functions.h"
-
-typedef struct trainer_object {
-    PyObject_HEAD
-    dn_trainer *trainer;
-    PyObject *graph_object;
-    const dn_graph *graph;
-    size_t image, outputs; /* numbers per image */
-    Py_ssize_t pending;    /* images of the pass that waits for its backward pass */
-    Py_ssize_t images;     /* of the last pass */
-    int stat_slots, taps, affine_sets, affine; /* affine: whose gamma and beta copies are about */
-    int busy; /* a call is running without the GIL */
-} trainer_object;
-
-/* A trainer does one thing at a time; the flag is only touched under the GIL. */
-static int enter(trainer_object *self) {
-    if (!self->busy) return self->busy = 1, 0;
-    PyErr_SetString(PyExc_RuntimeError, "the trainer is in use by another thread");
-    return -1;
-}
+#include "python/trainer.h"
 
 /* ---- construction ---- */
 
@@ -143,8 +125,6 @@ static void trainer_dealloc(PyObject *object) {
 
 /* ---- a step ---- */
 
-static float *floats_of(PyObject *array) { return array == Py_None ? NULL : PyArray_DATA((PyArrayObject *)array); }
-
 static PyObject *trainer_forward(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"x", "active", "slot", "step", "depth", "bits", NULL};
     trainer_object *self = (trainer_object *)object;
@@ -162,7 +142,7 @@ static PyObject *trainer_forward(PyObject *object, PyObject *args, PyObject *kwa
     if (n < 1 || (size_t)PyArray_SIZE(x) != (size_t)n * self->image)
         return PyErr_Format(PyExc_ValueError, "x must have %zu numbers per image and at least one image, not %zd in %zd", self->image, (Py_ssize_t)PyArray_SIZE(x), n);
     dn_subnet subnet;
-    if (dn_py_subnet(self->graph, active, bits, depth, &subnet) < 0 || enter(self) < 0) return NULL;
+    if (dn_py_subnet(self->graph, active, bits, depth, &subnet) < 0 || dn_py_trainer_enter(self) < 0) return NULL;
     npy_intp shape[2] = {n, (npy_intp)self->outputs};
     PyObject *logits = PyArray_SimpleNew(2, shape, NPY_FLOAT32);
     dn_error err = {0};
@@ -220,7 +200,7 @@ static PyObject *trainer_backward(PyObject *object, PyObject *args, PyObject *kw
     if (taps == Py_None) taps = NULL;
     if (self->pending && (PyArray_DIM(d, 0) != self->pending || PyArray_DIM(d, 1) != (npy_intp)self->outputs))
         return PyErr_Format(PyExc_ValueError, "d_logits must be (%zd, %zu), not (%zd, %zd)", self->pending, self->outputs, (Py_ssize_t)PyArray_DIM(d, 0), (Py_ssize_t)PyArray_DIM(d, 1));
-    if (enter(self) < 0) return NULL;
+    if (dn_py_trainer_enter(self) < 0) return NULL;
     if (add_taps(self, taps) < 0) return self->busy = 0, NULL;
     dn_error err = {0};
     dn_status status;
@@ -238,13 +218,13 @@ static PyObject *trainer_tap(PyObject *object, PyObject *number) {
     long tap = PyLong_AsLong(number);
     if (tap == -1 && PyErr_Occurred()) return NULL;
     if (tap < 0 || tap >= self->taps) return PyErr_Format(PyExc_ValueError, "tap %ld: there are %d", tap, self->taps);
-    if (enter(self) < 0) return NULL;
+    if (dn_py_trainer_enter(self) < 0) return NULL;
     int32_t shape[3];
     dn_trainer_tap_shape(self->trainer, (int32_t)tap, shape);
     npy_intp wanted[4] = {self->pending, shape[0], shape[1], shape[2]};
     PyObject *out = PyArray_SimpleNew(4, wanted, NPY_FLOAT32);
     dn_error err = {0};
-    dn_status status = out ? dn_trainer_tap_read(self->trainer, (int32_t)tap, floats_of(out), &err) : DN_ENOMEM;
+    dn_status status = out ? dn_trainer_tap_read(self->trainer, (int32_t)tap, dn_py_floats(out), &err) : DN_ENOMEM;
     self->busy = 0;
     if (status == DN_OK) return out;
     if (!out) return NULL;
@@ -261,7 +241,7 @@ static PyObject *trainer_commit(PyObject *object, PyObject *args, PyObject *kwar
         return NULL;
     if (strcmp(optimizer, "sgd") != 0 && strcmp(optimizer, "adamw") != 0) return PyErr_Format(PyExc_ValueError, "optimizer must be 'sgd' or 'adamw', not '%.40s'", optimizer);
     u.optimizer = optimizer[0] == 's' ? DN_SGD : DN_ADAMW;
-    if (enter(self) < 0) return NULL;
+    if (dn_py_trainer_enter(self) < 0) return NULL;
     double norm = 0;
     dn_error err = {0};
     dn_status status;
@@ -277,7 +257,7 @@ static PyObject *trainer_commit(PyObject *object, PyObject *args, PyObject *kwar
 static PyObject *trainer_discard(PyObject *object, PyObject *unused) {
     trainer_object *self = (trainer_object *)object;
     (void)unused;
-    if (enter(self) < 0) return NULL;
+    if (dn_py_trainer_enter(self) < 0) return NULL;
     dn_trainer_discard(self->trainer);
     self->busy = 0;
     self->pending = 0;
@@ -287,7 +267,7 @@ static PyObject *trainer_discard(PyObject *object, PyObject *unused) {
 static PyObject *trainer_diagnose(PyObject *object, PyObject *unused) {
     trainer_object *self = (trainer_object *)object;
     (void)unused;
-    if (enter(self) < 0) return NULL;
+    if (dn_py_trainer_enter(self) < 0) return NULL;
     dn_error err = {0};
     dn_status status;
     Py_BEGIN_ALLOW_THREADS
@@ -300,28 +280,16 @@ static PyObject *trainer_diagnose(PyObject *object, PyObject *unused) {
 
 /* ---- state ---- */
 
-static int node_sizes(trainer_object *self, PyObject *number, int32_t *node, dn_tensor_info *info) {
-    long i = PyLong_AsLong(number);
-    if (i == -1 && PyErr_Occurred()) return -1;
-    if (i < 0 || i >= dn_graph_nodes(self->graph)) {
-        PyErr_Format(PyExc_ValueError, "node %ld: there are %d", i, (int)dn_graph_nodes(self->graph));
-        return -1;
-    }
-    *node = (int32_t)i;
-    dn_graph_tensor(self->graph, *node, info);
-    return 0;
-}
-
 static PyObject *new_floats(npy_intp count) { return count ? PyArray_ZEROS(1, &count, NPY_FLOAT32, 0) : Py_NewRef(Py_None); }
 
 static PyObject *get_pair(PyObject *object, PyObject *number, void (*get)(const dn_trainer *, int32_t, float *, float *)) {
     trainer_object *self = (trainer_object *)object;
     int32_t node;
     dn_tensor_info info;
-    if (node_sizes(self, number, &node, &info) < 0) return NULL;
+    if (dn_py_node_sizes(self, number, &node, &info) < 0) return NULL;
     PyObject *weight = new_floats(info.weights), *bias = new_floats(info.biases);
-    if (weight && bias && enter(self) == 0) {
-        get(self->trainer, node, floats_of(weight), floats_of(bias));
+    if (weight && bias && dn_py_trainer_enter(self) == 0) {
+        get(self->trainer, node, dn_py_floats(weight), dn_py_floats(bias));
         self->busy = 0;
         return Py_BuildValue("(NN)", weight, bias);
     }
@@ -337,10 +305,10 @@ static PyObject *trainer_get_moments(PyObject *object, PyObject *number) {
     trainer_object *self = (trainer_object *)object;
     int32_t node;
     dn_tensor_info info;
-    if (node_sizes(self, number, &node, &info) < 0) return NULL;
+    if (dn_py_node_sizes(self, number, &node, &info) < 0) return NULL;
     PyObject *w1 = new_floats(info.weights), *w2 = new_floats(info.weights), *b1 = new_floats(info.biases), *b2 = new_floats(info.biases);
-    if (w1 && w2 && b1 && b2 && enter(self) == 0) {
-        dn_trainer_get_moments(self->trainer, node, floats_of(w1), floats_of(w2), floats_of(b1), floats_of(b2));
+    if (w1 && w2 && b1 && b2 && dn_py_trainer_enter(self) == 0) {
+        dn_trainer_get_moments(self->trainer, node, dn_py_floats(w1), dn_py_floats(w2), dn_py_floats(b1), dn_py_floats(b2));
         self->busy = 0;
         return Py_BuildValue("(NNNN)", w1, w2, b1, b2);
     }
@@ -358,10 +326,10 @@ static int read_arrays(trainer_object *self, PyObject *const *args, Py_ssize_t g
         PyErr_Format(PyExc_TypeError, "a node and %d arrays are needed, %zd arguments given", count, given);
         return -1;
     }
-    if (node_sizes(self, args[0], node, &info) < 0) return -1;
+    if (dn_py_node_sizes(self, args[0], node, &info) < 0) return -1;
     int bad = 0;
     for (int i = 0; i < count && !bad; i++) out[i] = sized(args[i + 1], i < count / 2 ? info.weights : info.biases, i < count / 2 ? "weight" : "bias", *node, &bad);
-    return bad ? -1 : enter(self);
+    return bad ? -1 : dn_py_trainer_enter(self);
 }
 
 static PyObject *trainer_set_params(PyObject *object, PyObject *const *args, Py_ssize_t count) {
@@ -399,8 +367,8 @@ static PyObject *trainer_get_stats(PyObject *object, PyObject *number) {
     npy_intp channels = dn_graph_norm_channels(self->graph);
     if (read_slot(self, number, &slot) < 0) return NULL;
     PyObject *mean = PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0), *variance = PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0);
-    if (mean && variance && enter(self) == 0) {
-        dn_trainer_get_stats(self->trainer, slot, floats_of(mean), floats_of(variance));
+    if (mean && variance && dn_py_trainer_enter(self) == 0) {
+        dn_trainer_get_stats(self->trainer, slot, dn_py_floats(mean), dn_py_floats(variance));
         self->busy = 0;
         return Py_BuildValue("(NN)", mean, variance);
     }
@@ -418,105 +386,9 @@ static PyObject *trainer_set_stats(PyObject *object, PyObject *const *args, Py_s
     if (!mean || !variance) return NULL;
     if (PyArray_SIZE(mean) != dn_graph_norm_channels(self->graph) || PyArray_SIZE(variance) != dn_graph_norm_channels(self->graph))
         return PyErr_Format(PyExc_ValueError, "mean and variance must have %d entries", (int)dn_graph_norm_channels(self->graph));
-    if (enter(self) < 0) return NULL;
+    if (dn_py_trainer_enter(self) < 0) return NULL;
     dn_trainer_set_stats(self->trainer, slot, PyArray_DATA(mean), PyArray_DATA(variance));
     self->busy = 0;
-    Py_RETURN_NONE;
-}
-
-/* ---- quantisation-aware training ---- */
-
-static PyObject *trainer_set_code_scale(PyObject *object, PyObject *const *args, Py_ssize_t count) {
-    trainer_object *self = (trainer_object *)object;
-    int32_t node;
-    dn_tensor_info info;
-    if (count != 3) return PyErr_Format(PyExc_TypeError, "set_code_scale takes a node, scales and the largest code, %zd arguments given", count);
-    if (node_sizes(self, args[0], &node, &info) < 0) return NULL;
-    PyArrayObject *scale = dn_py_array(args[1], NPY_FLOAT32, 1, "scale");
-    if (!scale) return NULL;
-    if (PyArray_SIZE(scale) != info.channels) return PyErr_Format(PyExc_ValueError, "scale of node %d has %zd entries, not %d", (int)node, (Py_ssize_t)PyArray_SIZE(scale), (int)info.channels);
-    long largest = PyLong_AsLong(args[2]);
-    if ((largest == -1 && PyErr_Occurred()) || enter(self) < 0) return NULL;
-    dn_error err = {0};
-    dn_status status = dn_trainer_set_code_scale(self->trainer, node, PyArray_DATA(scale), largest < 0 || largest > 127 ? 0 : (int32_t)largest, &err);
-    self->busy = 0;
-    self->pending = 0;
-    if (status != DN_OK) return dn_py_raise(dn_py_state(object), status, &err);
-    Py_RETURN_NONE;
-}
-
-static PyObject *trainer_set_scales(PyObject *object, PyObject *scales) {
-    trainer_object *self = (trainer_object *)object;
-    PyArrayObject *scale = dn_py_array(scales, NPY_FLOAT32, 1, "scale");
-    if (!scale) return NULL;
-    if (PyArray_SIZE(scale) != dn_graph_nodes(self->graph)) return PyErr_Format(PyExc_ValueError, "scale must have %d entries", (int)dn_graph_nodes(self->graph));
-    if (enter(self) < 0) return NULL;
-    dn_error err = {0};
-    dn_status status = dn_trainer_set_scales(self->trainer, PyArray_DATA(scale), &err);
-    self->busy = 0;
-    self->pending = 0;
-    if (status != DN_OK) return dn_py_raise(dn_py_state(object), status, &err);
-    Py_RETURN_NONE;
-}
-
-static PyObject *trainer_peaks(PyObject *object, PyObject *unused) {
-    trainer_object *self = (trainer_object *)object;
-    npy_intp nodes = dn_graph_nodes(self->graph);
-    (void)unused;
-    PyObject *peaks = PyArray_ZEROS(1, &nodes, NPY_FLOAT32, 0);
-    if (peaks && enter(self) == 0) {
-        dn_trainer_get_peaks(self->trainer, floats_of(peaks));
-        self->busy = 0;
-        return peaks;
-    }
-    Py_XDECREF(peaks);
-    return NULL;
-}
-
-static PyObject *trainer_slopes(PyObject *object, PyObject *unused) {
-    trainer_object *self = (trainer_object *)object;
-    npy_intp nodes = dn_graph_nodes(self->graph);
-    (void)unused;
-    PyObject *slopes = PyArray_ZEROS(1, &nodes, NPY_FLOAT64, 0);
-    if (slopes && enter(self) == 0) {
-        dn_trainer_get_slopes(self->trainer, PyArray_DATA((PyArrayObject *)slopes));
-        self->busy = 0;
-        return slopes;
-    }
-    Py_XDECREF(slopes);
-    return NULL;
-}
-
-static PyObject *trainer_batch_stats(PyObject *object, PyObject *unused) {
-    trainer_object *self = (trainer_object *)object;
-    npy_intp channels = dn_graph_norm_channels(self->graph);
-    (void)unused;
-    PyObject *mean = PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0), *variance = PyArray_ZEROS(1, &channels, NPY_FLOAT32, 0);
-    if (mean && variance && enter(self) == 0) {
-        dn_trainer_get_batch_stats(self->trainer, floats_of(mean), floats_of(variance));
-        self->busy = 0;
-        return Py_BuildValue("(NN)", mean, variance);
-    }
-    Py_XDECREF(mean);
-    Py_XDECREF(variance);
-    return NULL;
-}
-
-static PyObject *trainer_tensor(PyObject *object, PyObject *number) {
-    trainer_object *self = (trainer_object *)object;
-    int32_t node;
-    dn_tensor_info info;
-    if (node_sizes(self, number, &node, &info) < 0 || enter(self) < 0) return NULL;
-    size_t floats = 0;
-    const float *values = dn_trainer_tensor(self->trainer, node, &floats);
-    PyObject *out = NULL;
-    if (values) {
-        npy_intp shape[2] = {self->images, (npy_intp)floats};
-        out = PyArray_SimpleNew(2, shape, NPY_FLOAT32);
-        if (out) memcpy(floats_of(out), values, (size_t)self->images * floats * sizeof(float));
-    }
-    self->busy = 0;
-    if (values) return out;
     Py_RETURN_NONE;
 }
 
@@ -553,12 +425,12 @@ static PyMethodDef methods[] = {
     {"set_moments", FAST(trainer_set_moments), "set_moments($self, node, weight1, weight2, bias1, bias2, /)\n--\n\nAny may be None."},
     {"get_stats", trainer_get_stats, METH_O, "get_stats($self, slot, /)\n--\n\nRunning (mean, variance) of all batch norms."},
     {"set_stats", FAST(trainer_set_stats), "set_stats($self, slot, mean, variance, /)\n--\n\nReplaces running statistics."},
-    {"set_code_scale", FAST(trainer_set_code_scale), "set_code_scale($self, node, scale, largest, /)\n--\n\nScales of a layer's weights, one per output channel, and its largest code."},
-    {"set_scales", trainer_set_scales, METH_O, "set_scales($self, scale, /)\n--\n\nScales of coded tensors, one per node; 0: not quantised."},
-    {"peaks", trainer_peaks, METH_NOARGS, "peaks($self, /)\n--\n\nLargest magnitude of each coded tensor in the last pass, one per node."},
-    {"slopes", trainer_slopes, METH_NOARGS, "slopes($self, /)\n--\n\nGradient of each coded tensor's scale in the last pass, one per node."},
-    {"batch_stats", trainer_batch_stats, METH_NOARGS, "batch_stats($self, /)\n--\n\n(mean, variance) of the last pass, of all batch norms."},
-    {"tensor", trainer_tensor, METH_O, "tensor($self, node, /)\n--\n\nA node's tensor in the last pass, (n, numbers), or None if it is part of another step."},
+    {"set_code_scale", FAST(dn_py_trainer_set_code_scale), "set_code_scale($self, node, scale, largest, /)\n--\n\nScales of a layer's weights, one per output channel, and its largest code."},
+    {"set_scales", dn_py_trainer_set_scales, METH_O, "set_scales($self, scale, /)\n--\n\nScales of coded tensors, one per node; 0: not quantised."},
+    {"peaks", dn_py_trainer_peaks, METH_NOARGS, "peaks($self, /)\n--\n\nLargest magnitude of each coded tensor in the last pass, one per node."},
+    {"slopes", dn_py_trainer_slopes, METH_NOARGS, "slopes($self, /)\n--\n\nGradient of each coded tensor's scale in the last pass, one per node."},
+    {"batch_stats", dn_py_trainer_batch_stats, METH_NOARGS, "batch_stats($self, /)\n--\n\n(mean, variance) of the last pass, of all batch norms."},
+    {"tensor", dn_py_trainer_tensor, METH_O, "tensor($self, node, /)\n--\n\nA node's tensor in the last pass, (n, numbers), or None if it is part of another step."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -573,7 +445,7 @@ static int set_affine(PyObject *object, PyObject *value, void *unused) {
         PyErr_Format(PyExc_ValueError, "affine set %ld: there are %d", slot, self->affine_sets);
         return -1;
     }
-    if (enter(self) < 0) return -1;
+    if (dn_py_trainer_enter(self) < 0) return -1;
     dn_trainer_show_affine(self->trainer, (int32_t)slot);
     self->affine = (int)slot;
     self->busy = 0;
