@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,23 @@ class Goals:
         return 1 if self.short else 0
 
 
+def commit() -> str:
+    """The commit of this checkout, with "+" after it if code is changed since; "unknown" outside of one."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        folder = Path(__file__).parents[1]
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20)
+
+    try:
+        head, changed = (
+            git("rev-parse", "--short=12", "HEAD"),
+            git("diff", "--quiet", "HEAD", "--", "*.py", "*.c", "*.h"),
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return "unknown" if head.returncode else head.stdout.strip() + "+" * (changed.returncode == 1)
+
+
 def environment(seed: int, packages: tuple[str, ...] = ()) -> dict[str, Any]:
     """CPU, compiler, versions and date: the head of every result."""
     machine = this_machine()
@@ -48,7 +66,7 @@ def environment(seed: int, packages: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         "cpu": machine.cpu, "cores": machine.cores, "governor": machine.governor, "mhz": machine.mhz,
         "isa": machine.isa, "compiler": _core.config()["compiler"], "versions": versions, "date": machine.date,
-        "load_average": os.getloadavg(), "seed": seed,
+        "load_average": os.getloadavg(), "seed": seed, "commit": commit(),
     }  # fmt: skip
 
 
@@ -59,9 +77,16 @@ def pin_to_one_core() -> None:
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    replace_json(path, result)
     print(f"wrote {path}")
+
+
+def replace_json(path: Path, result: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_name(path.name + ".part")
+    passing.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(passing, path)
 
 
 Figures = dict[str, float]
