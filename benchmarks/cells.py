@@ -157,7 +157,7 @@ class Bench:
     def data(self) -> Any:
         """CIFAR-10, or the digits with --small."""
         if self.small:
-            return dn.datasets.digits(rng=0).subset(256)
+            return dn.datasets.digits(rng=0).subset(128)
         if self.options.root is None:
             raise SystemExit("--root is needed: the folder of CIFAR-10 in the binary layout")
         return dn.datasets.cifar10(self.options.root)

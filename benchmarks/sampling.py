@@ -2,8 +2,8 @@
 
 usage: sampling.py --root DIR [--work DIR] [--time | --table | --dry-run | --small]
 
-Single-path trains one random point per step, multi-path all of them on labels, sandwich the narrower ones on
-the outputs of the widest. Individual networks have the widths of the points and share nothing. Non-uniform sub-nets are found on
+Single-path trains one random point per step, multi-path all of them on labels, sandwich the narrower ones on what the
+widest answers. Individual networks have the widths of the points and share nothing. Non-uniform sub-nets are found on
 the validation split, in the network trained alone, at the multiply-accumulates of the uniform points; at equal seconds
 that network is then trained on at all of them. Multi-path sets the seconds; what the individual networks take together
 is the same by nature.
