@@ -252,9 +252,10 @@ def tables(result: Record) -> list[dn.Table]:
         *(f"test % at {p}" for p in at),
         *(f"− individual at {p}, points" for p in at),
     )
-    macs = {point: int(mean_of(reference, point, "macs") or 0) for point in at}
-    cost = ", ".join(f"{point}: {count / 1e6:.2f} M" for point, count in macs.items())
-    return [dn.Table(columns, rows, f"ResNet-20, {seeds} seeds, mean; multiply-accumulates {cost}")]
+    title = f"ResNet-20, {seeds} seeds, mean"
+    if reference:
+        title += "; multiply-accumulates " + ", ".join(f"{p}: {mean_of(reference, p, 'macs') / 1e6:.2f} M" for p in at)
+    return [dn.Table(columns, rows, title)]
 
 
 def difference(records: list[Record], reference: list[Record], point: str) -> str | None:
