@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ._arguments import positive_int, thread_count
 from ._documents import load_document, save_document
+from ._energy import MEASURED, UNAVAILABLE, Energy, Found, Power, find_meter, measure_energy
 from ._errors import PointError
 from ._identity import PointDocument, point_document, structure_hash
 from ._machine import Machine, cpu_name, this_machine
@@ -32,21 +33,6 @@ if TYPE_CHECKING:
 KIND, VERSION = "dynadnn-device", 1
 
 
-class Energy(NamedTuple):
-    """Energy of one inference and where the figure is from.
-
-    Attributes
-    ----------
-    mj : float or None
-        Millijoule; None where unknown.
-    label : str
-        ``"measured"``, ``"modelled"`` or ``"unavailable"``.
-    """
-
-    mj: float | None
-    label: str
-
-
 class Row(msgspec.Struct, frozen=True):
     """One kept figure of a device."""
 
@@ -57,12 +43,17 @@ class Row(msgspec.Struct, frozen=True):
     p10_ms: float | None = None
     p90_ms: float | None = None
     runs: int = 0
+    energy_mj: float | None = None
+    energy_mj_error: float | None = None
+    energy_source: str = ""
+    energy_parts: dict[str, float] = {}
 
 
 class _Body(msgspec.Struct):
     machine: Machine
     rows: list[Row]
     speed: tuple[float, float] | None = None
+    power: Power | None = None
 
 
 _Key = tuple[str, PointDocument, int]
@@ -89,6 +80,8 @@ class Device:
         self.machine = this_machine() if machine is None else machine
         self._table: dict[_Key, Row] = {}
         self._speed: tuple[float, float] | None = None
+        self._power: Power | None = None
+        self._meter: Found | None = None
         for row in rows:
             self._keep(row)
 
@@ -194,14 +187,81 @@ class Device:
         return [self._table[key].latency_ms for key in keys]
 
     def energy(self, net: Network, point: Any = None, threads: int = 1) -> Energy:
-        """Energy of one inference. No meter is read in this version: the label is ``"unavailable"``.
+        """Energy of one inference: measured and kept where this machine has a meter, else by the power table.
+
+        RAPL counters (package and memory) and INA sensors are read while the point runs for a quarter of a second; all
+        that the metered part of the machine does meanwhile is in the figure. A meter that cannot be read makes the
+        figure modelled or unavailable, with the reason in ``source``, and never raises.
 
         Parameters
         ----------
         net, point, threads
             As in `latency`.
+
+        Returns
+        -------
+        Energy
+            ``mj``, ``label`` ("measured", "modelled" or "unavailable"), ``error_mj``, ``source``, ``parts``.
+
+        Raises
+        ------
+        PointError
+            As `latency`, where a power table needs one.
+
+        Examples
+        --------
+        >>> import dynadnn as dn
+        >>> net = dn.nets.mlp((8, 8, 1), 10, points=(0.5, 1.0), rng=0)
+        >>> device = dn.Device.from_speed(gmacs=50, bytes_per_s=1e10).set_power({1: 3.5}, source="data sheet")
+        >>> device.energy(net, 0.5).label
+        'modelled'
         """
-        return Energy(None, "unavailable")
+        threads = positive_int(threads, "threads")
+        subnet = net._find(point)
+        key = (structure_hash(net), point_document(subnet), threads)
+        row = self._table.get(key)
+        reason = ""
+        if row is None or row.energy_mj is None:
+            row, reason = self._with_energy(net, subnet, key)
+        if row is not None and row.energy_mj is not None:
+            return Energy(row.energy_mj, MEASURED, row.energy_mj_error, row.energy_source, row.energy_parts)
+        if self._power is not None:
+            return self._power.energy(self.latency(net, subnet, threads), threads)
+        return Energy(None, UNAVAILABLE, None, reason)
+
+    @property
+    def energy_source(self) -> str:
+        """Where energies of points not measured yet come from, or why they cannot and what would help."""
+        meter, reason = self._found()
+        if meter is not None:
+            return reason
+        return f"{reason}; {self._power.source}" if self._power else f"{UNAVAILABLE}: {reason}"
+
+    def set_power(self, watts: float | Mapping[int, float], *, error: float = 0.2, source: str = "") -> Device:
+        """State what the machine takes while it infers; energies are power times latency where no meter can be read.
+
+        Parameters
+        ----------
+        watts : float or mapping from threads to float
+            Watts, above 0.
+        error : float
+            How far that may be off, relative; it becomes the error bar.
+        source : str
+            Where it is from: a data sheet, a wall meter.
+
+        Returns
+        -------
+        Device
+            This device.
+        """
+        table = dict(watts) if isinstance(watts, Mapping) else {1: watts}
+        if not table or not all(np.isfinite(w) and w > 0 for w in table.values()) or min(table) < 1:
+            raise ValueError(f"watts is {watts}; it must be watts above 0, or such by number of threads from 1")
+        if not 0 <= error < 1:
+            raise ValueError(f"error is {error}; it must be a relative error from 0 to below 1, 0.2 for 20 %")
+        known = tuple(sorted((positive_int(n, "threads"), float(w)) for n, w in table.items()))
+        self._power = Power(known, float(error), source or "given power table")
+        return self
 
     def check(self, net: Network, n: int = 50) -> Table:
         """Measure kept points again and compare.
@@ -244,10 +304,22 @@ class Device:
     def table(self) -> Table:
         """Return the kept figures as a table."""
         rows = [
-            (row.network, _label(row.point), row.threads, row.latency_ms, row.p10_ms, row.p90_ms, row.runs)
+            (row.network, _label(row.point), row.threads, row.latency_ms, row.p10_ms, row.p90_ms, row.runs,
+             row.energy_mj, row.energy_mj_error)
             for row in self._table.values()
-        ]
-        return Table(("network", "point", "threads", "latency_ms", "p10_ms", "p90_ms", "runs"), rows, self.machine.cpu)
+        ]  # fmt: skip
+        columns = (
+            "network",
+            "point",
+            "threads",
+            "latency_ms",
+            "p10_ms",
+            "p90_ms",
+            "runs",
+            "energy_mj",
+            "energy_mj_error",
+        )
+        return Table(columns, rows, self.machine.cpu)
 
     def save(self, path: str | Path) -> None:
         """Write the device as one JSON file; an old file stays if that fails.
@@ -256,7 +328,7 @@ class Device:
         ----------
         path : str or Path
         """
-        body = _Body(self.machine, list(self._table.values()), self._speed)
+        body = _Body(self.machine, list(self._table.values()), self._speed, self._power)
         save_document(path, KIND, VERSION, msgspec.structs.asdict(body))
 
     @classmethod
@@ -274,7 +346,7 @@ class Device:
         """
         body = load_document(path, KIND, VERSION, _Body)
         device = cls(body.machine, rows=body.rows)
-        device._speed = body.speed
+        device._speed, device._power = body.speed, body.power
         return device
 
     def __len__(self) -> int:
@@ -286,6 +358,31 @@ class Device:
 
     def _keep(self, row: Row) -> None:
         self._table[row.network, row.point, row.threads] = row
+
+    def _found(self) -> Found:
+        """Return the meter of this machine; of devices of another one, why there is none."""
+        if not self.is_here:
+            return Found(None, f"the device is of {self.machine.cpu!r} and this is {cpu_name()!r}: no meter is read")
+        if self._meter is None:
+            self._meter = find_meter()
+        return self._meter
+
+    def _with_energy(self, net: Network, subnet: Subnet, key: _Key) -> tuple[Row | None, str]:
+        """Measure the energy of a point: its row with it, or None and the reason."""
+        found = self._found()
+        if found.meter is None:
+            return None, found.reason
+        self.latencies(net, [subnet], key[2])
+        (energy,) = measure_energy(engine_calls(net, [subnet], key[2]), found)
+        if energy.mj is None:  # not tried again for every point
+            self._meter = Found(None, energy.source)
+            return None, energy.source
+        row = msgspec.structs.replace(
+            self._table[key], energy_mj=energy.mj, energy_mj_error=energy.error_mj,
+            energy_source=energy.source, energy_parts=dict(energy.parts),
+        )  # fmt: skip
+        self._keep(row)
+        return row, energy.source
 
     def _measure(self, net: Network, subnets: Sequence[Subnet], threads: int) -> list[Timing]:
         durations, repeats = samples(engine_calls(net, subnets, threads), rounds=41, block_ms=0.5, warmup_ms=2.0)

@@ -179,9 +179,7 @@ class Evaluator:
                 yield record
             elif record.point in found:
                 energy = self._device.energy(self._work, record.point, threads)
-                yield msgspec.structs.replace(
-                    record, latency_ms=found[record.point], energy_mj=energy.mj, energy_label=energy.label
-                )
+                yield msgspec.structs.replace(record, latency_ms=found[record.point], **energy.fields())
 
     def _judge(self, record: Record) -> Record:
         """Note the constraints that a record misses."""

@@ -7,9 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from ._arguments import positive_int
 from ._device import engine_calls
+from ._energy import find_meter, measure_energy
+from ._metrics import TARGETS, task_of
+from ._quality import METRICS
 from ._record import Record, key
 from ._timing import time_calls
 
@@ -19,7 +23,14 @@ if TYPE_CHECKING:
     from ._network import Network
 
 
-def measure(nets: Any, split: Split, *, points: Sequence[Any] | None = None, threads: int = 1) -> Front:
+def measure(
+    nets: Any,
+    split: Split,
+    *,
+    points: Sequence[Any] | None = None,
+    threads: int = 1,
+    metrics: Sequence[str] | None = None,
+) -> Front:
     """Evaluate and time named points without a search.
 
     Parameters
@@ -32,6 +43,8 @@ def measure(nets: Any, split: Split, *, points: Sequence[Any] | None = None, thr
         Which; None is all named points of each network.
     threads : int
         Threads of the engines.
+    metrics : sequence of str, optional
+        Further metrics, kept in `Record.values`; of a regression ``("rmse", "mae")`` otherwise.
 
     Returns
     -------
@@ -54,6 +67,8 @@ def measure(nets: Any, split: Split, *, points: Sequence[Any] | None = None, thr
     if not networks:
         raise ValueError("nets is empty: give a Network or a dict of them")
     records = []
+    regression = task_of(np.asarray(split.y)) == TARGETS
+    further = tuple(metrics if metrics is not None else ("rmse", "mae") if regression else ())
     for model, net in networks.items():
         names: dict[Any, str] = {}
         for name, subnet in net.points.items():
@@ -61,7 +76,8 @@ def measure(nets: Any, split: Split, *, points: Sequence[Any] | None = None, thr
         wanted = names if points is None else dict.fromkeys(net._find(point) for point in points)
         for subnet in wanted:
             fields: dict[str, Any] = {"name": names.get(subnet), "model": model or None, "threads": threads}
-            records.append(figures(net, subnet, split, **fields)[0])
+            record, result = figures(net, subnet, split, further, **fields)
+            records.append(msgspec.structs.replace(record, values={m: float(result[m]) for m in further}))
     timed = measure_records(networks, records)
     done = [msgspec.structs.replace(r, latency_ms=r.latency_ms_measured) for r in timed.values()]
     return Front(networks, done)
@@ -82,12 +98,12 @@ def figures(
         Further fields of the record.
     """
     result = net.evaluate(split, subnet, metrics=("accuracy", "loss", *metrics))
-    accuracy = result.get("accuracy")  # targets have none
+    accuracy = result.get("accuracy")  # targets have none: their error is the mean squared error
     record = Record(
         point=subnet,
         accuracy=accuracy,
         accuracy_interval=None if accuracy is None else interval(result["accuracy_interval"]),
-        error=None if accuracy is None else 1.0 - accuracy,
+        error=float(result["loss"]) if accuracy is None else 1.0 - accuracy,
         loss=float(result["loss"]),
         bytes=int(net.bytes(subnet)),
         macs=int(net.macs(subnet)),
@@ -96,10 +112,28 @@ def figures(
     return record, result
 
 
+def with_test(net: Network, record: Record, split: Split, quality: str) -> Record:
+    """Return a record with its figure on test data added; see `Front.evaluate`."""
+    if quality == "accuracy":
+        result = net.evaluate(split, record.point)
+        return msgspec.structs.replace(
+            record,
+            accuracy_test=float(result["accuracy"]),
+            accuracy_test_interval=interval(result["accuracy_interval"]),
+        )
+    metric = "loss" if quality == "error" or quality not in METRICS else quality
+    figure = float(net.evaluate(split, record.point, metrics=(metric,))[metric])
+    name = "error" if quality == "error" else metric
+    return msgspec.structs.replace(record, values={**record.values, f"{name}_test": figure})
+
+
 def measure_records(
     networks: Mapping[str, Network], records: Sequence[Record], rounds: int = 100, block_ms: float = 0.5
 ) -> dict[Any, Record]:
-    """Time points of several networks in turns; returns the records with measured latencies by key."""
+    """Time points of several networks in turns; returns the records with measured latencies by key.
+
+    Energies are measured too where this machine has a meter that can be read.
+    """
     order: list[Record] = []
     calls: list[partial[Any]] = []
     for model, threads in dict.fromkeys((r.model, r.threads) for r in records):
@@ -108,12 +142,12 @@ def measure_records(
         order += some
         calls += engine_calls(net, [r.point for r in some], threads)
     timings = time_calls(calls, rounds=rounds, block_ms=block_ms)
-    return {
-        key(r): msgspec.structs.replace(
-            r, latency_ms_measured=t.median_ms, latency_ms_p10=t.p10_ms, latency_ms_p90=t.p90_ms, runs=t.runs
-        )
-        for r, t in zip(order, timings, strict=True)
-    }
+    done = {}
+    for r, t, energy in zip(order, timings, measure_energy(calls, find_meter()), strict=True):
+        fields = {"latency_ms_measured": t.median_ms, "latency_ms_p10": t.p10_ms, "latency_ms_p90": t.p90_ms}
+        metered = {} if energy.mj is None else energy.fields()
+        done[key(r)] = msgspec.structs.replace(r, runs=t.runs, **fields, **metered)
+    return done
 
 
 def as_networks(networks: Any) -> dict[str, Network]:

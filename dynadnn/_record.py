@@ -23,7 +23,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
     threads : int
         Threads of the engine.
     accuracy, error, loss : float or None
-        On the split the front was made with, fractions; error is 1 - accuracy.
+        On the split the front was made with, fractions; error is 1 - accuracy. A regression has no accuracy, and its
+        error is the mean squared error.
     accuracy_interval : tuple of float or None
         95 % interval of the accuracy.
     latency_ms : float or None
@@ -32,8 +33,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
         Median, 10th and 90th percentile measured afterwards, in turns with the other points.
     runs : int
         Timed inferences behind the measured figures.
-    energy_mj : float or None
-        One inference; `energy_label` says where it is from.
+    energy_mj, energy_mj_error : float or None
+        One inference, and half the width of its 95 % interval (of a model, of its stated range).
+    energy_label : str
+        Where that is from: ``"measured"``, ``"modelled"`` or ``"unavailable"``.
     bytes, macs : int or None
         Weights that the point reads, and multiply-accumulates of one inference.
     accuracy_test, accuracy_test_interval : float, tuple or None
@@ -61,6 +64,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
     runs: int = 0
     energy_mj: float | None = None
     energy_label: str = "unavailable"
+    energy_mj_error: float | None = None
     bytes: int | None = None
     macs: int | None = None
     accuracy_test: float | None = None

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from ._arguments import available_cores
+from ._energy import find_meter
 from ._machine import core_config, cpu_name, version
 
 
@@ -15,7 +16,7 @@ def configuration() -> dict[str, Any]:
 
     import numpy
 
-    core = core_config()
+    core, energy = core_config(), find_meter()
     return {
         "version": version(),
         "compiler": core.get("compiler"),
@@ -23,6 +24,7 @@ def configuration() -> dict[str, Any]:
         "isa_used": core.get("isa_used"),
         "threads": available_cores(),
         "cpu": cpu_name(),
+        "energy": energy.reason if energy.meter else f"unavailable: {energy.reason}",
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
@@ -43,7 +45,7 @@ def show_config() -> dict[str, Any]:
     -------
     dict
         ``version``, ``compiler``, ``isa_found`` (list), ``isa_used`` (of int8 convolutions), ``threads``
-        (cores this process may use), ``cpu``, ``numpy``, ``python``, ``system``.
+        (cores this process may use), ``cpu``, ``energy`` (its meter), ``numpy``, ``python``, ``system``.
 
     Examples
     --------

@@ -109,7 +109,8 @@ def test_a_given_table_refuses_figures_that_are_no_latencies(net):
 
 
 def test_energy_is_labelled_unavailable(net):
-    assert dn.Device.from_speed(1, 1).energy(net, 0.5) == (None, "unavailable")
+    energy = dn.Device.from_speed(1, 1).energy(net, 0.5)
+    assert energy.mj is None and energy.label == "unavailable"
 
 
 def test_kept_figures_can_be_checked(net):
