@@ -74,7 +74,8 @@ def explore(
         Statistics come from ``data.calibration``, figures from ``data.val``; ``data.test`` is never read.
     objectives : sequence of str or Objective
         What to minimise: a column (error, loss, latency_ms, energy_mj, bytes, macs), a metric or an own function.
-        ``"accuracy"`` is maximised.
+        ``"accuracy"`` is maximised, and so are metrics of which more is better (``"f1"``, ``"auroc"``, …). The
+        ``"error"`` of a regression is the mean squared error.
     constraints : sequence of str or callable
         ``"latency_ms <= 5"``, or functions of a `Record` that are at most 0 where they hold.
     space : Space, optional
@@ -173,6 +174,7 @@ def explore(
 
     bar = _bar(progress, limit or population * generations)
     volumes: list[float] = []
+    sizes: list[int] = []
     reference: NDArray[np.float64] | None = None
     asked: dict[Candidate, None] = {}  # a checkpoint may hold more than this search, with its budget, asks for
     try:
@@ -190,6 +192,7 @@ def explore(
             bar.update(len(records) - bar.n)
             reference, volume = _volume(records, goals, reference)
             volumes.append(volume)
+            sizes.append(len(records))
             bar.set_postfix(hypervolume=f"{volume:.4g}")
             if not complete or late() or _ended(termination, volumes, generation, len(records), start):
                 break
@@ -214,6 +217,8 @@ def explore(
         machine=None if device.is_here else device.machine,
         objectives=[goal if isinstance(goal, str) else goal.name for goal in goals],
         seed=seed,
+        maximize=[goal.name for goal in goals if not isinstance(goal, str) and goal.maximize],
+        generations=sizes,
     )
     return front.remeasure() if device.is_here else front
 

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from ._choose import knee, number, pick
 from ._documents import load_document, save_document
-from ._errors import FormatError, PointError
+from ._errors import FormatError
 from ._identity import network_hash
 from ._machine import Machine, cpu_name, this_machine
-from ._measure import as_networks, interval, measure_records
+from ._measure import as_networks, measure_records, with_test
+from ._metrics import TARGETS, task_of
+from ._quality import cost_matrix, cost_of, is_better_high, quality_of
 from ._record import Record, from_document, key, to_document
-from ._statistics import Difference, correct, paired_difference
+from ._statistics import Difference, correct, paired_difference, paired_errors, squared_errors
+from ._summary import summary
 from ._table import Table
-from ._timing import nondominated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,15 +38,26 @@ class Reference(msgspec.Struct, frozen=True):
     Attributes
     ----------
     name : str
-    accuracy : float
-        Fraction.
+    accuracy : float or None
+        Fraction; None where the figure is another one.
     latency_ms : float
         Milliseconds.
+    metric : str
+        What `value` is of.
+    value : float or None
+        The figure where it is not the accuracy.
     """
 
     name: str
-    accuracy: float
+    accuracy: float | None
     latency_ms: float
+    metric: str = "accuracy"
+    value: float | None = None
+
+    @property
+    def figure(self) -> float | None:
+        """The accuracy or the value."""
+        return self.accuracy if self.metric == "accuracy" else self.value
 
 
 class _Body(msgspec.Struct):
@@ -54,6 +68,8 @@ class _Body(msgspec.Struct):
     machine: Machine
     objectives: tuple[str, ...] = ("error", "latency_ms")
     seed: int | None = None
+    maximize: tuple[str, ...] = ()
+    generations: tuple[int, ...] = ()
 
 
 class Front:
@@ -75,6 +91,10 @@ class Front:
         What was minimised.
     seed : int or None
         Seed of the search.
+    maximize : tuple of str
+        Own objectives of which more is better.
+    generations : tuple of int
+        How many points were evaluated at the end of each generation of the search.
     """
 
     def __init__(
@@ -88,13 +108,17 @@ class Front:
         objectives: Sequence[str] = ("error", "latency_ms"),
         seed: int | None = None,
         hashes: Mapping[str, str] | None = None,
+        maximize: Iterable[str] = (),
+        generations: Iterable[int] = (),
     ) -> None:
         self._networks = as_networks(networks)
-        self.records = _sorted(records)
+        self.maximize = tuple(maximize)
+        self.objectives = tuple(objectives)
+        self.generations = tuple(generations)
+        self.records = self._sorted(records)
         self.evaluated = self.records if evaluated is None else tuple(evaluated)
         self.references = tuple(references)
         self.machine = this_machine() if machine is None else machine
-        self.objectives = tuple(objectives)
         self.seed = seed
         self._hashes = dict(hashes) if hashes is not None else {k: network_hash(n) for k, n in self._networks.items()}
 
@@ -113,6 +137,15 @@ class Front:
             raise ValueError(f"this front is of {len(self._hashes)} networks: {', '.join(self._hashes)}")
         raise ValueError("this front was loaded without its network: dn.Front.load(path, network)")
 
+    @property
+    def quality(self) -> str:
+        """What points are judged by beside their cost.
+
+        The accuracy where points have one; for regressions the first objective that is no cost (``"error"``, the mean
+        squared error, unless the search had another).
+        """
+        return quality_of(self.records, self.objectives)
+
     def __len__(self) -> int:
         """Return the number of points to choose from."""
         return len(self.records)
@@ -124,6 +157,7 @@ class Front:
         energy_mj: float | None = None,
         bytes: float | None = None,
         accuracy: float | None = None,
+        **further: float,
     ) -> Record:
         """Choose a point within limits.
 
@@ -133,16 +167,22 @@ class Front:
             At most this; the measured latency counts where there is one.
         accuracy : float, optional
             At least this, a fraction.
+        **further : float
+            Limits of other columns and metrics by name, such as ``error=0.1`` or ``mae=0.5``: at least this where more
+            is better (``f1``, ``auroc``, …), else at most this.
 
         Returns
         -------
         Record
-            The most accurate point within all limits; the fastest if `accuracy` is the only limit.
+            The best by `quality` (the most accurate) within all limits; the fastest if the limits are of quality
+            alone: accuracy, error, loss, a metric.
 
         Raises
         ------
         LookupError
             If no point is within the limits; the message names the nearest.
+        TypeError
+            If nothing is called as a limit is.
 
         Examples
         --------
@@ -154,44 +194,21 @@ class Front:
         >>> front.pick(latency_ms=1000).point in front.network.points.values()
         True
         """
-        limits = {"latency_ms": latency_ms, "energy_mj": energy_mj, "bytes": bytes, "accuracy": accuracy}
+        limits = {"latency_ms": latency_ms, "energy_mj": energy_mj, "bytes": bytes, "accuracy": accuracy, **further}
         wanted = {name: float(limit) for name, limit in limits.items() if limit is not None}
-        known = [r for r in self.records if r.failure is None and r.accuracy is not None]
-        usable = [r for r in known if all(_figure(r, name) is not None for name in wanted)]
-        if not usable:
-            lacking = [name for name in wanted if not any(_figure(r, name) is not None for r in known)]
-            raise PointError(f"no point of this front has a known {' and '.join(lacking) or 'accuracy'}")
-        missed = [max((_excess(r, name, limit) for name, limit in wanted.items()), default=0.0) for r in usable]
-        within = [r for r, excess in zip(usable, missed, strict=True) if excess <= 0]
-        if not within:
-            nearest = usable[int(np.argmin(missed))]
-            have = ", ".join(f"{name} {_figure(nearest, name):.4g}" for name in wanted)
-            want = " and ".join(f"{name} {'>=' if name == 'accuracy' else '<='} {v:g}" for name, v in wanted.items())
-            raise PointError(f"none of {len(usable)} points has {want}; the nearest is {nearest.label} with {have}")
-        if set(wanted) == {"accuracy"}:
-            return min(within, key=lambda r: (_number(r.latency), -_number(r.accuracy)))
-        return min(within, key=lambda r: (-_number(r.accuracy), _number(r.latency)))
+        return pick(self.records, self.quality, wanted, self.maximize)
 
     def knee(self) -> Record:
-        """Choose the point furthest from the straight line between the fastest and the most accurate.
+        """Choose the point furthest from the straight line between the fastest and the best by `quality`.
 
-        Both axes are scaled to their range first; of two points, the more accurate is taken.
+        Both axes are scaled to their range first; of two points, the better is taken.
 
         Raises
         ------
         LookupError
-            If the front has no point with accuracy and latency.
+            If the front has no point with both figures.
         """
-        costs, records = self._costs()
-        if not records:
-            raise PointError("this front has no point with accuracy and latency")
-        mask = nondominated(costs)
-        chosen = [r for r, m in zip(records, mask, strict=True) if m]
-        costs = costs[mask]
-        spread = np.ptp(costs, axis=0)
-        scaled = (costs - costs.min(axis=0)) / np.where(spread > 0, spread, 1.0)
-        gain = 1.0 - scaled.sum(axis=1)  # distance below the line from (0, 1) to (1, 0), times sqrt(2)
-        return min(zip(gain, chosen, strict=True), key=lambda item: (-round(float(item[0]), 9), item[1].error))[1]
+        return knee(self.records, self.quality, self.maximize)
 
     def hypervolume(self, ref: ArrayLike) -> float:
         """Area that the points dominate, up to a reference point.
@@ -199,15 +216,22 @@ class Front:
         Parameters
         ----------
         ref : array_like, shape (2,)
-            Worst error (fraction) and worst latency (ms) that count.
+            Worst error (fraction) and worst latency (ms) that count; without accuracies the worst `quality` instead
+            of the error.
         """
         from .search import hypervolume
 
-        costs, records = self._costs()
-        return float(hypervolume(costs, np.asarray(ref, dtype=np.float64))) if records else 0.0
+        costs, records = cost_matrix(self.records, (self.quality, "latency_ms"), self.maximize)
+        corner = np.array(ref, dtype=np.float64)
+        if self.quality != "accuracy" and is_better_high(self.quality, self.maximize):
+            corner[0] = -corner[0]
+        return float(hypervolume(costs, corner)) if records else 0.0
 
     def evaluate(self, split: Split) -> Front:
         """Add `accuracy_test` with its interval to every point, from data that was not used to choose.
+
+        Points without accuracies get the value of their `quality`, or of the loss where that is an own function's, in
+        `values` instead, as ``mae_test`` for example.
 
         Parameters
         ----------
@@ -223,17 +247,12 @@ class Front:
         for record in [*self.records, *(r for r in self.evaluated if r.name and r.failure is None)]:
             if key(record) in found:
                 continue
-            result = self._network_of(record).evaluate(split, record.point)
-            found[key(record)] = msgspec.structs.replace(
-                record,
-                accuracy_test=float(result["accuracy"]),
-                accuracy_test_interval=interval(result["accuracy_interval"]),
-            )
+            found[key(record)] = with_test(self._network_of(record), record, split, self.quality)
         self._replace(found)
         return self
 
     def compare(self, a: Any, b: Any, split: Split) -> Difference:
-        """Difference of the accuracies of two points on the same images.
+        """Difference of the accuracies of two points on the same images, of a regression of the squared errors.
 
         Parameters
         ----------
@@ -246,8 +265,10 @@ class Front:
         Difference
             Mean, 95 % interval, number of images.
         """
-        rows = [correct(self._network_of(point), split, point) for point in (a, b)]
-        return paired_difference(*rows)
+        nets = [self._network_of(point) for point in (a, b)]
+        if task_of(np.asarray(split.y), nets[0].task) == TARGETS:
+            return paired_errors(*(squared_errors(net, split, p) for net, p in zip(nets, (a, b), strict=True)))
+        return paired_difference(*(correct(net, split, p) for net, p in zip(nets, (a, b), strict=True)))
 
     def remeasure(self, *, rounds: int = 100, block_ms: float = 0.5) -> Front:
         """Measure the latency of all points now, in turns, on this machine; the table's figures are kept beside.
@@ -271,28 +292,39 @@ class Front:
         self.machine = this_machine()
         return self
 
-    def add(self, name: str, *, accuracy: float, latency_ms: float) -> Front:
+    def add(self, name: str, *, latency_ms: float, accuracy: float | None = None, **figure: float) -> Front:
         """Add a figure from elsewhere, drawn beside the points: a teacher, another library, a paper.
 
         Parameters
         ----------
         name : str
             Its label.
-        accuracy : float
-            Fraction, 0 to 1.
         latency_ms : float
             Milliseconds.
+        accuracy : float
+            Fraction, 0 to 1.
+        **figure : float
+            Instead of the accuracy, one value by its name: ``error=0.2``, ``mae=0.4``.
 
         Returns
         -------
         Front
             This front.
         """
-        if not 0 <= accuracy <= 1:
+        if (accuracy is None) == (len(figure) == 0) or len(figure) > 1:
+            raise TypeError(f"add takes accuracy= or one figure by name such as error=, not {accuracy} and {figure}")
+        if accuracy is not None and not 0 <= accuracy <= 1:
             raise ValueError(f"accuracy is {accuracy}; it must be a fraction from 0 to 1")
         if not (np.isfinite(latency_ms) and latency_ms >= 0):
             raise ValueError(f"latency_ms is {latency_ms}; it must be a finite number of milliseconds")
-        self.references = (*self.references, Reference(name, float(accuracy), float(latency_ms)))
+        if accuracy is not None:
+            made = Reference(name, float(accuracy), float(latency_ms))
+        else:
+            ((metric, number),) = figure.items()
+            if not np.isfinite(number):
+                raise ValueError(f"{metric} is {number}; it must be a finite number")
+            made = Reference(name, None, float(latency_ms), metric, float(number))
+        self.references = (*self.references, made)
         return self
 
     def merge(self, other: Front) -> Front:
@@ -334,6 +366,7 @@ class Front:
             objectives=self.objectives,
             seed=self.seed,
             hashes={**other._hashes, **self._hashes},
+            maximize=dict.fromkeys([*self.maximize, *other.maximize]),
         )
 
     def save(self, path: str | Path) -> None:
@@ -351,6 +384,8 @@ class Front:
             machine=self.machine,
             objectives=self.objectives,
             seed=self.seed,
+            maximize=self.maximize,
+            generations=self.generations,
         )
         save_document(path, KIND, VERSION, msgspec.structs.asdict(body))
 
@@ -392,19 +427,22 @@ class Front:
             objectives=body.objectives,
             seed=body.seed,
             hashes=body.networks,
+            maximize=body.maximize,
+            generations=body.generations,
         )
 
     def table(self) -> Table:
         """Return the points as a table, one row each, full precision."""
         columns = (
             "point", "threads", "accuracy", "accuracy_low", "accuracy_high", "error", "loss", "latency_ms",
-            "latency_ms_measured", "latency_ms_p10", "latency_ms_p90", "energy_mj", "bytes", "macs", "accuracy_test",
+            "latency_ms_measured", "latency_ms_p10", "latency_ms_p90", "energy_mj", "energy_mj_error", "energy_label",
+            "bytes", "macs", "accuracy_test",
         )  # fmt: skip
         rows = [
             [
                 r.label, r.threads, r.accuracy, *(r.accuracy_interval or (None, None)), r.error, r.loss,
                 r.latency_ms, r.latency_ms_measured, r.latency_ms_p10, r.latency_ms_p90, r.energy_mj,
-                r.bytes, r.macs, r.accuracy_test,
+                r.energy_mj_error, r.energy_label, r.bytes, r.macs, r.accuracy_test,
             ]
             for r in self.records
         ]  # fmt: skip
@@ -414,18 +452,15 @@ class Front:
         return Table((*columns, *extra), rows)
 
     def summary(self, records: Iterable[Record] | None = None) -> Table:
-        """Return a table for reading: accuracy with its interval, measured latency with percentiles, bytes, MACs.
+        """Return a table for reading: quality with its interval, latency with percentiles, bytes, MACs, energy.
 
         Parameters
         ----------
         records : iterable of Record, optional
             Other points than the front's.
         """
-        rows = [summary_row(r) for r in (self.records if records is None else records)]
-        tested = any(r[2] for r in rows)
-        columns = ("point", "accuracy % [95 %]", "on test %", "latency ms [p10 p90]", "bytes", "MACs")
-        keep = [i for i in range(6) if tested or i != 2]
-        return Table([columns[i] for i in keep], [[row[i] for i in keep] for row in rows], self._title())
+        chosen = self.records if records is None else list(records)
+        return summary(chosen, quality_of(chosen, self.objectives), self._title())
 
     def to_frame(self) -> Any:
         """Return the points as a ``pandas.DataFrame``."""
@@ -449,7 +484,9 @@ class Front:
         return self.summary()._repr_html_()
 
     def plot(self, ax: Axes | None = None, measured: bool = True, *, mark: Record | None = None) -> Axes:
-        """Plot accuracy against latency.
+        """Plot accuracy, or what else points are judged by (`quality`), against latency.
+
+        Accuracies carry their 95 % intervals; figures on test data are crosses beside their points.
 
         Parameters
         ----------
@@ -479,9 +516,10 @@ class Front:
         foreign = "" if self.machine.cpu == cpu_name() else ", not measured here"
         return f"{self.machine.cpu}, {self.machine.isa or 'unknown kernels'}{foreign}"
 
-    def _costs(self) -> tuple[NDArray[np.float64], list[Record]]:
-        known = [r for r in self.records if r.error is not None and r.latency is not None and r.failure is None]
-        return np.array([(_number(r.error), _number(r.latency)) for r in known]).reshape(-1, 2), known
+    def _sorted(self, records: Iterable[Record]) -> tuple[Record, ...]:
+        some = list(records)
+        quality = quality_of(some, self.objectives)
+        return tuple(sorted(some, key=lambda r: (number(r.latency), number(cost_of(r, quality, self.maximize)))))
 
     def _network_of(self, record: Any) -> Network:
         model = getattr(record, "model", None)
@@ -492,7 +530,7 @@ class Front:
         return self._networks[model]
 
     def _replace(self, found: Mapping[Any, Record]) -> None:
-        self.records = _sorted(found.get(key(r), r) for r in self.records)
+        self.records = self._sorted(found.get(key(r), r) for r in self.records)
         self.evaluated = tuple(found.get(key(r), r) for r in self.evaluated)
 
 
@@ -511,36 +549,3 @@ def plot_fronts(fronts: Mapping[str, Front], ax: Axes | None = None, measured: b
     from ._front_plot import plot_fronts as draw
 
     return draw(fronts, ax, measured)
-
-
-def summary_row(r: Record) -> list[Any]:
-    """Cells of a record in `Front.summary`."""
-    accuracy = "" if r.accuracy is None else f"{r.accuracy * 100:.1f}"
-    if r.accuracy is not None and r.accuracy_interval is not None:
-        accuracy += " [{:.1f} {:.1f}]".format(*(v * 100 for v in r.accuracy_interval))
-    test = "" if r.accuracy_test is None else f"{r.accuracy_test * 100:.1f}"
-    if r.accuracy_test is not None and r.accuracy_test_interval is not None:
-        test += " [{:.1f} {:.1f}]".format(*(v * 100 for v in r.accuracy_test_interval))
-    latency = "" if r.latency is None else f"{r.latency:.4f}"
-    if r.latency_ms_p10 is not None and r.latency_ms_p90 is not None:
-        latency += f" [{r.latency_ms_p10:.4f} {r.latency_ms_p90:.4f}]"
-    return [r.label, accuracy, test, latency, r.bytes, r.macs]
-
-
-def _sorted(records: Iterable[Record]) -> tuple[Record, ...]:
-    return tuple(sorted(records, key=lambda r: (_number(r.latency), _number(r.error))))
-
-
-def _number(value: float | None) -> float:
-    return float("inf") if value is None else value
-
-
-def _figure(record: Record, name: str) -> float | None:
-    value: float | None = record.latency if name == "latency_ms" else getattr(record, name)
-    return value
-
-
-def _excess(record: Record, name: str, limit: float) -> float:
-    """How far a figure is beyond a limit, relative to the limit."""
-    beyond = _number(_figure(record, name)) - limit
-    return (-beyond if name == "accuracy" else beyond) / max(abs(limit), 1e-12)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import PointError
+from ._quality import is_better_high
 from ._record import NUMBERS, Record
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def cost(record: Record, objective: Objective | str) -> float:
     value = record.column(name)
     if value is None:
         return math.nan
-    better_high = name == "accuracy" if isinstance(objective, str) else objective.maximize
+    better_high = is_better_high(name) if isinstance(objective, str) else objective.maximize
     return -float(value) if better_high else float(value)
 
 

@@ -8,26 +8,31 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ._repeat import mean_interval
+
 Z95 = 1.959963984540054
 
 
 class Difference(NamedTuple):
-    """Difference of two accuracies on the same images.
+    """Difference of two accuracies, or mean squared errors, on the same images.
 
     Attributes
     ----------
     mean : float
-        First minus second, fraction.
+        First minus second; of accuracies a fraction.
     low, high : float
         95 % interval.
     n : int
         Images.
+    of : str
+        ``"accuracy"`` or ``"squared error"``.
     """
 
     mean: float
     low: float
     high: float
     n: int
+    of: str = "accuracy"
 
     @property
     def is_clear(self) -> bool:
@@ -35,6 +40,8 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
+        if self.of != "accuracy":
+            return f"{self.mean:+.4g} (95 % interval {self.low:+.4g} to {self.high:+.4g}, n = {self.n})"
         low, high = self.low * 100, self.high * 100
         return f"{self.mean * 100:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, n = {self.n})"
 
@@ -95,5 +102,19 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Difference:
 
 
 def correct(net: Any, split: Any, point: Any = None) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which images of a split a network classifies correctly at a point, shape (n,)."""
-    return np.asarray(net.predict(split.x, point) == split.y)
+    """Which images of a split a network gets right at a point (all labels, where there are several), shape (n,)."""
+    right = np.asarray(net.predict(split.x, point) == split.y)
+    return np.asarray(right if right.ndim == 1 else right.all(axis=1), dtype=bool)
+
+
+def squared_errors(net: Any, split: Any, point: Any = None) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Squared error of each image, its mean over the targets, shape (n,)."""
+    errors = np.asarray(net(split.x, point), dtype=np.float64) - np.asarray(split.y)
+    return np.asarray(np.square(errors).mean(axis=1))
+
+
+def paired_errors(a: ArrayLike, b: ArrayLike) -> Difference:
+    """Mean difference of two rows of squared errors of the same images, with the interval of the paired t-test."""
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    low, high = mean_interval(difference)
+    return Difference(float(difference.mean()), low, high, len(difference), "squared error")
