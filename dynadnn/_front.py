@@ -510,6 +510,35 @@ class Front:
 
         return plot_front(self, ax, measured, mark)
 
+    def explorer(self, path: str | Path, *, model: str | Mapping[str, str] = "model.safetensors") -> Path:
+        """Write a page to look at the points with: one HTML file that needs no network.
+
+        It shows two columns of choice against each other, details under the pointer, and the points within limits; a
+        click chooses a point, and the code that ships it is shown.
+
+        Parameters
+        ----------
+        path : str or Path
+            The HTML file, 5 MB of it Plotly; replaced if it exists.
+        model : str or mapping of str to str
+            What the shown code loads: where ``front.network.save(…)`` wrote the network, or the networks by name.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        ImportError
+            If plotly is not installed (extra ``explorer``).
+        LookupError
+            If the front has no points.
+        """
+        from ._explorer import write_explorer
+
+        return write_explorer(self, path, model)
+
     # ---- inside ----
 
     def _title(self) -> str:
