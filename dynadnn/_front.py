@@ -510,6 +510,92 @@ class Front:
 
         return plot_front(self, ax, measured, mark)
 
+    def importances(self, objectives: Sequence[str] | None = None) -> Table:
+        """Say which genes the objectives depend on: widths per channel space, bits, depth, threads.
+
+        A kernel ridge regression is fitted to everything that was evaluated, and each gene is permuted (Breiman 2001).
+        The figure is the mean squared change of its answers over twice their variance: for independent genes the share
+        of the variance that the gene takes part in (Jansen 1999), so that shares add up to 1 or, where genes act
+        together, to more. A search evaluates good points more often than others: the shares are of these.
+
+        Parameters
+        ----------
+        objectives : sequence of str, optional
+            Columns or metrics; the objectives of the search and the front's `quality` otherwise.
+
+        Returns
+        -------
+        Table
+            A row per gene that was varied, the most important for the first objective first. The title says how well
+            the regression predicts points left out (R²): little means that the shares say little.
+
+        Raises
+        ------
+        ValueError
+            If fewer than 12 points were evaluated, they are all the same, or are of several networks.
+
+        Examples
+        --------
+        >>> import dynadnn as dn
+        >>> data = dn.datasets.shapes(200, rng=0)
+        >>> net = dn.nets.mlp(data, points=(0.5, 1.0), rng=0)
+        >>> front = dn.explore(net, data, device=dn.Device.from_speed(50, 1e10), budget=20, rng=0)
+        >>> sorted(front.importances(["macs"])["gene"])
+        ['width fc1', 'width fc2']
+        """
+        from ._importance import importances
+
+        return importances(self, objectives)
+
+    def history(self, ref: ArrayLike | None = None) -> Table:
+        """Hypervolume of what was evaluated up to the end of each generation of the search.
+
+        Parameters
+        ----------
+        ref : array_like, shape (objectives,), optional
+            Worst values that count, as they are minimised (the negative where more is better); those of the first
+            generation otherwise, 10 % of their range further out.
+
+        Returns
+        -------
+        Table
+            ``generation``, ``evaluations``, ``hypervolume``.
+
+        Raises
+        ------
+        ValueError
+            If the front is not from a search, or nothing it evaluated has all objectives.
+        """
+        from ._history_plot import history
+
+        return history(self, ref)
+
+    def plot_history(self, ax: Axes | None = None) -> Axes:
+        """Plot the hypervolume over the generations of the search.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to; a new figure otherwise.
+        """
+        from ._history_plot import plot_history
+
+        return plot_history(self, ax)
+
+    def plot_parallel(self, ax: Axes | None = None, columns: Sequence[str] | None = None) -> Axes:
+        """Plot the points in parallel coordinates: one axis per column, one line per point, better further up.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to; a new figure otherwise.
+        columns : sequence of str, optional
+            Columns and metrics; the objectives, `quality`, latency, energy, bytes and MACs where known otherwise.
+        """
+        from ._history_plot import plot_parallel
+
+        return plot_parallel(self, ax, columns)
+
     def explorer(self, path: str | Path, *, model: str | Mapping[str, str] = "model.safetensors") -> Path:
         """Write a page to look at the points with: one HTML file that needs no network.
 
