@@ -434,6 +434,63 @@ static void check_convgrad_f32(const dn_convgrad_f32 *record) {
         }
 }
 
+/* ---- wino_f32 ---- */
+
+/* What a transform is called on: two maps of pixels and 16 positions of channels, and what a tile of 2 x 2 outputs ends with. */
+typedef struct wino_case {
+    size_t channels, position;
+    ptrdiff_t step, row;
+    dn_epilogue epilogue;
+    bool add;
+    buffer in, residual;
+} wino_case;
+
+enum { WINO_INPUT, WINO_OUTPUT, WINO_GRADIENT, WINO_WEIGHTS, WINO_SUMS, WINO_KINDS };
+
+static void run_wino(const dn_wino_f32 *record, int kind, const wino_case *c, float *out) {
+    const float *in = c->in.data;
+    switch (kind) {
+    case WINO_INPUT: record->input(in, c->row, c->step, c->channels, out, c->position); break;
+    case WINO_OUTPUT: record->output(in, c->position, c->channels, out, c->row, c->step, c->add ? c->residual.data : NULL, c->row, c->step, &c->epilogue); break;
+    case WINO_GRADIENT: record->gradient(in, c->row, c->step, c->channels, out, c->position); break;
+    case WINO_WEIGHTS: record->weights(in, c->position, out, c->position, c->channels); break;
+    case WINO_SUMS: record->sums(in, c->position, out, c->position, c->channels); break;
+    default: break;
+    }
+}
+
+static void check_wino_case(const dn_wino_f32 *record, int kind) {
+    static const char *const names[WINO_KINDS] = {"input", "output", "gradient", "weights", "sums"};
+    wino_case c = {.channels = (size_t)between(1, 40)};
+    c.position = c.channels + (size_t)guard_below(9);
+    c.step = (ptrdiff_t)c.channels + guard_below(5);
+    c.row = 4 * c.step + guard_below(9);
+    const ptrdiff_t side = kind == WINO_INPUT ? 4 : 2;
+    const size_t pixels = (size_t)((side - 1) * (c.row + c.step)) + c.channels, positions = 15 * c.position + c.channels, taps = 8 * c.position + c.channels;
+    buffer scale = new_floats(c.channels), bias = new_floats(c.channels);
+    c.add = guard_below(2);
+    c.epilogue = (dn_epilogue){.scale = scale.data, .bias = bias.data, .residual_scale = guard_float(), .lo = guard_below(2) ? 0 : -INFINITY, .hi = guard_below(2) ? 0.5f : INFINITY,
+                               .out_scale = 1, .flags = guard_below(3) ? 0 : DN_EPI_HARDSWISH};
+    c.in = new_floats(kind == WINO_INPUT || kind == WINO_GRADIENT ? pixels : kind == WINO_WEIGHTS ? taps : positions);
+    c.residual = new_floats(pixels);
+    buffer expected = new_floats(kind == WINO_OUTPUT ? pixels : kind == WINO_SUMS ? taps : positions), found = copy_buffer(&expected);
+    run_wino(&dn_wino_f32_ref, kind, &c, expected.data);
+    run_wino(record, kind, &c, found.data);
+    char what[80];
+    snprintf(what, sizeof what, "%s, %zu channels%s", names[kind], c.channels, c.add ? ", residual" : "");
+    compare(what, &expected, &found);
+    buffer all[] = {scale, bias, c.in, c.residual, expected, found};
+    free_buffers(all, (int)(sizeof all / sizeof *all));
+}
+
+static void check_wino_f32(const dn_wino_f32 *record) {
+    for (int kind = 0; kind < WINO_KINDS; kind++)
+        for (int i = 0; i < cases; i++) {
+            special = i % 4 == 3;
+            check_wino_case(record, kind);
+        }
+}
+
 /* ---- all of kernels.inc ---- */
 
 /* Rounding to bfloat16 against what it means: the nearer of two neighbours, the even one where both are as near. */
