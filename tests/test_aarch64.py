@@ -87,4 +87,4 @@ def test_what_has_no_arm_code_of_its_own_passes_on_arm(arm: Arm, check: str) -> 
 
 @pytest.mark.slow
 def test_training_passes_on_arm(arm: Arm) -> None:
-    arm.run("check_train", NEWEST, "2")
+    arm.run("check_train", NEWEST, "1")
