@@ -40,6 +40,14 @@ typedef struct dn_epilogue {
 
 /* ---- conv_s8: u8 x s8 -> s32 -> u8 (or f32) ---- */
 
+/* Nested precision: what `bits` of a weight's 8-bit code are worth. Kernels add and mask as dn_view_add and dn_view_mask say. */
+static inline int8_t dn_view_add(int32_t bits) { return bits == 8 ? 0 : (int8_t)(1 << (7 - bits)); }
+static inline int8_t dn_view_mask(int32_t bits) { return (int8_t)(0xff << (8 - bits)); }
+static inline int32_t dn_view_code(int32_t code, int32_t bits) {
+    int32_t sum = code + dn_view_add(bits);
+    return (int8_t)((sum > 127 ? 127 : sum) & dn_view_mask(bits));
+}
+
 /* One entry of the flat list that any kernel size, dilation, group and concat expands to. */
 typedef struct dn_tap {
     int32_t input;  /* elements from the pixel's base, may be negative */
@@ -410,6 +418,13 @@ typedef struct dn_train_f32 {
 /* Transforms of one tile, and of many weights; 16 positions stand `position` floats apart. input: 4 x 4 pixels. output: 2 x 2 pixels of sums under an epilogue, without fused
  * multiply-adds. gradient: 2 x 2 output gradients. weights: `count` weights of each of 9 taps. sums: from products added up over tiles to an addition to the weights' gradient. */
 enum { DN_WINO_F32_POSITIONS = 16 };
+/* Tiles of a block: positions that fit half of a usual L2, or, where weights do not fit a quarter of it, at least `many`, to make up for fetching them. */
+static inline int32_t dn_wino_f32_block(int32_t inputs, int32_t outputs, int32_t many) {
+    enum { FLOATS = 32 * 1024, LEAST = 24 };
+    int32_t block = (int32_t)(FLOATS / ((int64_t)DN_WINO_F32_POSITIONS * (inputs + outputs)) / 12 * 12);
+    if (block < LEAST) block = LEAST;
+    return (int64_t)DN_WINO_F32_POSITIONS * inputs * outputs > FLOATS && block < many ? many : block;
+}
 typedef struct dn_wino_f32 {
     const char *isa;
     void (*input)(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);

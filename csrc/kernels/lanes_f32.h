@@ -1,6 +1,6 @@
 /* lanes_f32.h - vectors of LANES floats in the compiler's own terms, for bodies that are included once per width; whoever includes it undoes its macros with lanes_f32_end.h. */
 
-#define PASTE2(a, b) a##b
+#define PASTE2(a, b) a##b /* these two stay: whoever includes the bodies joins names too */
 #define PASTE(a, b) PASTE2(a, b)
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define VEC PASTE(vec, LANES)

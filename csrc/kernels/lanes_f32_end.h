@@ -1,9 +1,7 @@
-/* lanes_f32_end.h - undoes lanes_f32.h. */
+/* lanes_f32_end.h - undoes lanes_f32.h, but for PASTE. */
 #undef VEC
 #undef LOOSE
 #undef MASK
 #undef NAME
 #undef EACH
 #undef INLINE
-#undef PASTE
-#undef PASTE2

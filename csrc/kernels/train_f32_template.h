@@ -14,8 +14,6 @@
 #include "kernels/train_f32_block.h"
 #undef LANES
 
-#define PASTE2(a, b) a##b
-#define PASTE(a, b) PASTE2(a, b)
 #define W(n) PASTE(n, WIDE)
 
 /* Runs BLOCK(name, K) for four, two, one wide vectors and then single channels, until all channels are done; c is the first channel. */

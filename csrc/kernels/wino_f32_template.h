@@ -12,8 +12,6 @@
 #include "kernels/wino_f32_block.h"
 #undef LANES
 
-#define PASTE2(a, b) a##b
-#define PASTE(a, b) PASTE2(a, b)
 #define W(n) PASTE(n, WIDE)
 #define ONE(n) PASTE(n, 1)
 

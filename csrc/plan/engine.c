@@ -35,8 +35,7 @@ void dn_fill_halo(uint8_t *base, const dn_map *map, int32_t begin, int32_t end) 
 
 void dn_run_step(const dn_run_context *run, const dn_step *step) {
     dn_op_kind kind = run->plan->ops[step->op].kind;
-    if (step->winograd && run->plan->ops[step->op].int8) dn_run_wino(run, step);
-    else if (step->winograd) dn_run_wino_f32(run, step);
+    if (step->winograd) dn_run_wino(run, step);
     else if (run->plan->ops[step->op].planes) dn_run_linear(run, step);
     else if (kind == DN_DO_CONV) dn_run_conv(run, step);
     else if (kind == DN_DO_DEPTHWISE) dn_run_depthwise(run, step);

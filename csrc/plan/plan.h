@@ -285,8 +285,7 @@ void dn_run_step(const dn_run_context *run, const dn_step *step);
 void dn_run_conv(const dn_run_context *run, const dn_step *step);      /* run_conv.c */
 void dn_run_linear(const dn_run_context *run, const dn_step *step);    /* run_linear.c */
 void dn_run_wino(const dn_run_context *run, const dn_step *step);      /* run_wino.c */
-void dn_run_wino_f32(const dn_run_context *run, const dn_step *step);  /* run_wino_f32.c */
-/* Whether a float convolution could be computed by wino_f32, and, at a number of channels per group, should. */
+/* run_wino_f32.c: whether a float convolution could be computed by wino_f32, and, at a number of channels per group, should. */
 bool dn_wino_f32_fits(const dn_node *node);
 bool dn_wino_f32_pays(const dn_node *node, int32_t inputs, int32_t outputs);
 size_t dn_wino_f32_scratch(const dn_plan *plan, const dn_step *step);
@@ -360,14 +359,6 @@ static inline int8_t dn_float_size(const dn_plan *plan, int32_t tensor) { return
 /* Bytes of a weight, and the multiple of channels that each segment is filled up to in the weights of a convolution. */
 static inline size_t dn_weight_size(const dn_plan *plan, const dn_plan_op *op) { return op->int8 ? 1 : plan->bf16 ? 2 : sizeof(float); }
 static inline size_t dn_weight_step(const dn_plan *plan, const dn_plan_op *op) { return op->int8 ? 4 : plan->bf16 ? 2 : 1; }
-
-/* Nested precision: what `bits` of a weight's 8-bit code are worth. Kernels add and mask as dn_view_add and dn_view_mask say. */
-static inline int8_t dn_view_add(int32_t bits) { return bits == 8 ? 0 : (int8_t)(1 << (7 - bits)); }
-static inline int8_t dn_view_mask(int32_t bits) { return (int8_t)(0xff << (8 - bits)); }
-static inline int32_t dn_view_code(int32_t code, int32_t bits) {
-    int32_t sum = code + dn_view_add(bits);
-    return (int8_t)((sum > 127 ? 127 : sum) & dn_view_mask(bits));
-}
 
 /* Whether the taps of a kernel row lie side by side in input and weights, so that they are one run of channels: nothing sliced, one segment, no dilation. runs is the step's list. */
 static inline bool dn_conv_rows_join(const dn_plan_op *op, const dn_node *node, const dn_step *step, int32_t lanes) {

@@ -103,4 +103,7 @@ static inline dn_place dn_walk_place(const dn_walk *w, int32_t y, int32_t x) {
 static inline int32_t dn_tiles_along(int32_t side, int32_t outputs) { return (outputs + side - 1) / side; }
 static inline int32_t dn_tile_begin(int32_t side, int32_t number, int32_t outputs) { return side * number + side <= outputs ? side * number : outputs - side; }
 
+/* A float group of dn_run_wino, as one in int8: panels [panel, panel + count) over rows of tiles [begin, end); run_wino_f32.c. */
+void dn_run_group_wino_f32(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t end, int32_t group, int32_t panel, int32_t count);
+
 #endif

@@ -1,4 +1,4 @@
-/* run_wino.c - drives the Winograd kernel over a map: tiles of 2 x 2 or 4 x 4 outputs in blocks, channel groups, threads. */
+/* run_wino.c - Winograd convolutions over a map: rows of tiles and panels among threads, in int8 and in float; in int8 also a group, tiles of 2 x 2 or 4 x 4 outputs in blocks. */
 #include "base/pool.h"
 #include "plan/run_conv.h"
 
@@ -48,8 +48,7 @@ static void set_weights(const dn_walk *w, dn_wino_s8_job *job, int32_t group, in
     }
 }
 
-/* Panels [panel, panel + count) of one group over rows of tiles [begin, end). */
-static void run_group(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t end, int32_t group, int32_t panel, int32_t count) {
+static void run_group_s8(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t end, int32_t group, int32_t panel, int32_t count) {
     const dn_step *step = w->step;
     const size_t out_size = step->out.u8 ? 1 : sizeof(float);
     dn_run runs[DN_WINO_RUNS];
@@ -81,7 +80,7 @@ static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t e
     int32_t tile_end = bottom ? dn_tiles_along(w->step->winograd, w->node->height) : end;
     for (int32_t part = first; part < last;) {
         int32_t group = part / w->panels, panel = part % w->panels, count = last - part < w->panels - panel ? last - part : w->panels - panel;
-        run_group(w, scratch, begin, tile_end, group, panel, count);
+        (w->op->int8 ? run_group_s8 : dn_run_group_wino_f32)(w, scratch, begin, tile_end, group, panel, count);
         part += count;
     }
     if (w->run->target == w->run->arena && first == first_part(w)) dn_fill_halo(w->run->target, &w->step->out, begin * w->step->winograd, bottom ? w->node->height : end * w->step->winograd);

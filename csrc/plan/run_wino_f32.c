@@ -1,8 +1,7 @@
-/* run_wino_f32.c - float convolutions of 3 x 3 and stride 1 by Winograd's method: which, in what blocks, and the walk over a map. */
-#include "base/pool.h"
+/* run_wino_f32.c - float convolutions of 3 x 3 and stride 1 by Winograd's method: which, in what blocks, and the tiles of a group; run_wino.c walks over the map. */
 #include "plan/run_conv.h"
 
-enum { SIDE = 2, LEAST_CHANNELS = 12, BLOCK_FLOATS = 32 * 1024, LEAST_TILES = 24, MANY_WEIGHTS = 32 * 1024, MANY_TILES = 96 };
+enum { SIDE = 2, LEAST_CHANNELS = 12, MANY_WEIGHTS = 32 * 1024, MANY_TILES = 96 };
 
 bool dn_wino_f32_fits(const dn_node *node) {
     return node->kernel_h == 3 && node->kernel_w == 3 && node->stride_h == 1 && node->stride_w == 1 && node->dilation_h == 1 && node->dilation_w == 1 && node->height >= SIDE &&
@@ -18,14 +17,6 @@ bool dn_wino_f32_pays(const dn_node *node, int32_t inputs, int32_t outputs) {
     return (products > far ? products : far) + transforms < direct;
 }
 
-/* Tiles of a block: what is held of them fits half of a usual L2, or, where weights do not, there are enough to make up for fetching those. */
-static int32_t block_of(int32_t inputs, int32_t outputs, int32_t all) {
-    int32_t block = BLOCK_FLOATS / (DN_WINO_F32_POSITIONS * (inputs + outputs)) / 12 * 12;
-    if (block < LEAST_TILES) block = LEAST_TILES;
-    if (DN_WINO_F32_POSITIONS * inputs * outputs > MANY_WEIGHTS && block < MANY_TILES) block = MANY_TILES;
-    return block < all ? block : all;
-}
-
 /* Channels of a group that are read, and the tiles and panels done together. */
 typedef struct extent {
     int32_t channels, panels, tiles;
@@ -33,7 +24,8 @@ typedef struct extent {
 
 static extent extent_of(const dn_plan_op *op, const dn_node *node, const dn_step *step) {
     int32_t channels = op->group_in ? op->group_in : step->in.pixel, outputs = step->groups > 1 ? op->group_out : step->out.channels, panels = (outputs + DN_PANEL - 1) / DN_PANEL;
-    return (extent){channels, panels, block_of(channels, outputs, dn_tiles_along(SIDE, node->height) * dn_tiles_along(SIDE, node->width))};
+    int32_t all = dn_tiles_along(SIDE, node->height) * dn_tiles_along(SIDE, node->width), block = dn_wino_f32_block(channels, outputs, MANY_TILES);
+    return (extent){channels, panels, block < all ? block : all};
 }
 
 static size_t input_floats(const extent *e) { return (size_t)(DN_WINO_F32_POSITIONS * e->tiles) * (size_t)e->channels; }
@@ -55,8 +47,8 @@ typedef struct room {
     dn_run *runs;
 } room;
 
-static room room_of(const dn_walk *w, int32_t worker, const extent *e) {
-    float *v = (float *)(void *)(w->run->scratch + (size_t)worker * w->run->point->scratch_bytes), *m = v + input_floats(e);
+static room room_of(uint8_t *scratch, const extent *e) {
+    float *v = (float *)(void *)scratch, *m = v + input_floats(e);
     return (room){v, m, (dn_run *)(void *)(m + (size_t)(DN_WINO_F32_POSITIONS * e->tiles) * (size_t)(e->panels * DN_PANEL))};
 }
 
@@ -81,58 +73,27 @@ static void store(const dn_walk *w, const room *r, int32_t first, int32_t count,
     }
 }
 
-/* Panels [panel, panel + panels) of one group over tiles [begin, end). */
-static void run_group(const dn_walk *w, const room *r, const extent *e, int32_t begin, int32_t end, int32_t across, int32_t group, int32_t panel, int32_t panels) {
+void dn_run_group_wino_f32(const dn_walk *w, uint8_t *scratch, int32_t begin, int32_t end, int32_t group, int32_t panel, int32_t panels) {
     const dn_plan_op *op = w->op;
-    for (int32_t s = 0; s < w->step->parts; s++) r->runs[s] = (dn_run){w->runs[s].lane, w->runs[s].weight * DN_PANEL, w->runs[s].channels};
+    const extent e = extent_of(op, w->node, w->step);
+    const room r = room_of(scratch, &e);
+    const int32_t across = dn_tiles_along(SIDE, w->node->width);
+    for (int32_t s = 0; s < w->step->parts; s++) r.runs[s] = (dn_run){w->runs[s].lane, w->runs[s].weight * DN_PANEL, w->runs[s].channels};
     dn_wino_f32_product product = {
-        .v = r->v,
+        .v = r.v,
         .weights = (const float *)(const void *)(w->run->plan->blob + op->wino_offset) + (size_t)group * op->wino_group_stride + (size_t)panel * op->wino_panel_stride,
-        .m = r->m,
-        .channels = e->channels,
+        .m = r.m,
+        .channels = e.channels,
         .panels = panels,
         .panel_stride = op->wino_panel_stride,
         .position_stride = (size_t)op->wino_chunk * DN_PANEL,
-        .runs = r->runs,
+        .runs = r.runs,
         .run_count = (size_t)w->step->parts,
     };
-    for (int32_t first = begin; first < end; first += e->tiles) {
-        int32_t count = product.tiles = end - first < e->tiles ? end - first : e->tiles;
-        load(w, r, e, first, count, across, group);
+    for (int32_t first = begin * across; first < end * across; first += e.tiles) {
+        int32_t count = product.tiles = end * across - first < e.tiles ? end * across - first : e.tiles;
+        load(w, &r, &e, first, count, across, group);
         dn_wino_f32_multiply(w->run->plan->kernels.conv_f32, &product);
-        store(w, r, first, count, across, group, panel, panels);
+        store(w, &r, first, count, across, group, panel, panels);
     }
-}
-
-/* Rows of tiles that threads may share; rows of outputs that are left go with the tiles before them, whose outputs theirs compute once more. */
-static int32_t tile_rows(const dn_walk *w) { return w->node->height / SIDE; }
-static int32_t first_part(const dn_walk *w) { return w->first_group * w->panels; }
-
-/* Rows of tiles [begin, end) of parts [first, last), a part being a panel of a group. */
-static void run_range(const dn_walk *w, int32_t worker, int32_t begin, int32_t end, int32_t first, int32_t last) {
-    const extent e = extent_of(w->op, w->node, w->step);
-    const room r = room_of(w, worker, &e);
-    const int32_t across = dn_tiles_along(SIDE, w->node->width);
-    bool bottom = end == tile_rows(w);
-    int32_t tile_end = bottom ? dn_tiles_along(SIDE, w->node->height) : end;
-    for (int32_t part = first, count; part < last; part += count) {
-        int32_t group = part / w->panels, panel = part % w->panels;
-        count = last - part < w->panels - panel ? last - part : w->panels - panel;
-        run_group(w, &r, &e, begin * across, tile_end * across, across, group, panel, count);
-    }
-    if (w->run->target == w->run->arena && first == first_part(w)) dn_fill_halo(w->run->target, &w->step->out, begin * SIDE, bottom ? w->node->height : end * SIDE);
-}
-
-static void run_item(void *context, size_t item, int worker) {
-    const dn_walk *w = context;
-    int32_t i = (int32_t)item, n = w->items, begin = first_part(w), end = w->panels * w->step->groups, parts = end - begin, rows = tile_rows(w);
-    if (w->by_rows) run_range(w, worker, rows * i / n, rows * (i + 1) / n, begin, end);
-    else run_range(w, worker, 0, rows, begin + parts * i / n, begin + parts * (i + 1) / n);
-}
-
-void dn_run_wino_f32(const dn_run_context *run, const dn_step *step) {
-    dn_walk w = dn_walk_of(run, step);
-    dn_walk_split(&w, tile_rows(&w), w.panels * (step->groups - w.first_group));
-    if (w.items == 1) run_item(&w, 0, 0);
-    else (void)dn_pool_run(run->threads, (size_t)w.items, run_item, &w, NULL);
 }

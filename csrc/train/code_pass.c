@@ -63,14 +63,6 @@ void dn_code_backward(const dn_trainer *trainer, const dn_value *v, size_t image
 
 /* ---- weights ---- */
 
-/* A code as a view of `bits` bits reads it: see architecture, bits. */
-static int32_t view_of(int32_t code, int32_t bits) {
-    if (bits == 8) return code;
-    const int32_t shift = 8 - bits, most = (1 << (bits - 1)) - 1;
-    const int32_t v = (code + 256 + (1 << (shift - 1))) / (1 << shift) - (256 >> shift); /* rounds down for negative codes too */
-    return (v > most ? most : v) * (1 << shift);
-}
-
 void dn_layer_encode(const dn_layer *layer, float *working) {
     const float *value = layer->weight.value;
     for (int32_t o = 0; o < layer->node->channels; o++) {
@@ -80,7 +72,7 @@ void dn_layer_encode(const dn_layer *layer, float *working) {
                 size_t at = dn_layer_weight_index(layer, o, t, i);
                 double q = rint((double)value[at] / scale);
                 if (q != q) working[at] = value[at];
-                else working[at] = (float)view_of(q < -127 ? -127 : q > layer->code_top ? layer->code_top : (int32_t)q, layer->code_bits) * layer->code_scale[o];
+                else working[at] = (float)dn_view_code(q < -127 ? -127 : q > layer->code_top ? layer->code_top : (int32_t)q, layer->code_bits) * layer->code_scale[o];
             }
     }
 }

@@ -6,8 +6,7 @@
 #include "base/status.h"
 #include "train/train.h"
 
-/* Blocks of tiles: positions that fit half of a usual L2, or, where the weights do not fit a quarter of it, enough tiles to make up for fetching them. */
-enum { POSITIONS = 16, LEAST_CHANNELS = 12, BLOCK_FLOATS = 32 * 1024, LEAST_TILES = 24, MANY_WEIGHTS = 32 * 1024, MANY_TILES = 64, MANY_IMAGES = 4 };
+enum { POSITIONS = DN_WINO_F32_POSITIONS, LEAST_CHANNELS = 12, MANY_TILES = 64, MANY_IMAGES = 4 };
 
 static size_t wino_panel(size_t panel) { return panel / 9 * POSITIONS; }
 static size_t panels_of(const dn_layer *layer) { return (size_t)layer->groups * (size_t)layer->group_panels; }
@@ -17,11 +16,10 @@ static size_t back_panels_of(const dn_layer *layer) {
     return panels;
 }
 
+static int32_t map_tiles(const dn_node *node) { return node->height / 2 * (node->width / 2); }
+
 static void choose_block(dn_layer *layer) {
-    const int32_t all = layer->node->height * layer->node->width / 4, channels = layer->group_in + layer->group_out;
-    int32_t block = BLOCK_FLOATS / (POSITIONS * channels) / 12 * 12;
-    if (block < LEAST_TILES) block = LEAST_TILES;
-    if (POSITIONS * layer->group_in * layer->group_out > MANY_WEIGHTS && block < MANY_TILES) block = MANY_TILES;
+    const int32_t all = map_tiles(layer->node), block = dn_wino_f32_block(layer->group_in, layer->group_out, MANY_TILES);
     layer->wino_images = layer->heavy && all < block ? (int32_t)dn_ceil_div((size_t)block, (size_t)all) : 1;
     if (layer->wino_images > MANY_IMAGES) layer->wino_images = MANY_IMAGES;
     layer->wino_tiles = block < all ? block : all;
@@ -93,8 +91,6 @@ void dn_winograd_bind(dn_layer *layer) {
         layer->wino_runs[k] = (dn_run){cut->dense - first, (cut->begin - cut->group * layer->group_in) * 16, cut->active};
     }
 }
-
-static int32_t map_tiles(const dn_node *node) { return node->height / 2 * (node->width / 2); }
 
 void dn_winograd_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, size_t count, dn_scratch *scratch) {
     const dn_layer *layer = &trainer->layers[trainer->layer_of[unit->node]];

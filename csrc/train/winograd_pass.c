@@ -8,7 +8,7 @@
 #include "base/size.h"
 #include "train/train.h"
 
-enum { POSITIONS = 16 };
+enum { POSITIONS = DN_WINO_F32_POSITIONS };
 
 bool dn_winograd_fits(const dn_node *node, const dn_node *input) {
     bool even = node->height % 2 == 0 && node->width % 2 == 0 && input->height % 2 == 0 && input->width % 2 == 0;
