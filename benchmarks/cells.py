@@ -476,3 +476,18 @@ def points(mean: float, interval: tuple[float, float]) -> str:
 def mean_of(records: Sequence[Record], point: str, key: str = "accuracy") -> float:
     """Mean over the seeds of a figure of a point; NaN without seeds."""
     return float(np.mean([record[key][point] for record in records])) if records else math.nan
+
+
+def by_seed(result: Record, name: str) -> list[Record]:
+    """Finished cells of a row, in the order of the seeds."""
+    cells = [result["cells"].get(f"{name}/seed {seed}", {}) for seed in range(result["design"]["seeds"])]
+    return [cell for cell in cells if "accuracy" in cell]
+
+
+def difference(records: Sequence[Record], reference: Sequence[Record], point: str) -> str | None:
+    """Paired difference of the accuracies of a point, as text; None unless both have every seed."""
+    if len(records) != len(reference):
+        return None
+    values = np.array([a["accuracy"][point] - b["accuracy"][point] for a, b in zip(records, reference, strict=True)])
+    runs = dn.Runs(tuple(range(len(values))), {"d": values})
+    return points(runs.mean["d"], runs.interval["d"])

@@ -23,11 +23,12 @@ from cells import (
     Comparison,
     Record,
     base_network,
+    by_seed,
+    difference,
     judged,
     main,
     mean_of,
     percent,
-    points,
     seconds_of,
     timed,
     timing_data,
@@ -139,11 +140,6 @@ def timers(bench: Bench) -> dict[str, Callable[[], Any]]:
     return found
 
 
-def by_seed(result: Record, name: str) -> list[Record]:
-    cells = [result["cells"].get(f"{name}/seed {seed}", {}) for seed in range(result["design"]["seeds"])]
-    return [cell for cell in cells if "accuracy" in cell]
-
-
 def tables(result: Record) -> list[dn.Table]:
     bits, seeds = [str(b) for b in result["design"]["bits"]], result["design"]["seeds"]
     reference, rows = by_seed(result, "separate"), []
@@ -156,7 +152,7 @@ def tables(result: Record) -> list[dn.Table]:
         seconds = float(np.mean([seconds_of(result, record["phases"]) for record in records]))
         size = sum(records[0]["bytes"].values()) if name == "separate" else records[0]["bytes"]["8"]
         accuracies = [percent(mean_of(records, b)) for b in bits]
-        rows.append((name, seconds, size / 1e3, *accuracies, *(gap(records, reference, b) for b in bits)))
+        rows.append((name, seconds, size / 1e3, *accuracies, *(difference(records, reference, b) for b in bits)))
     columns = (
         "row",
         "tuning s",
@@ -167,14 +163,6 @@ def tables(result: Record) -> list[dn.Table]:
     base = by_seed(result, "float32")
     whole = f"float32 {100 * mean_of(base, '32'):.2f} %" if len(base) == seeds else "float32 missing"
     return [dn.Table(columns, rows, f"ResNet-20 of width {result['design']['width']}, {seeds} seeds, mean; {whole}")]
-
-
-def gap(records: list[Record], reference: list[Record], bits: str) -> str | None:
-    if len(records) != len(reference):
-        return None
-    values = np.array([a["accuracy"][bits] - b["accuracy"][bits] for a, b in zip(records, reference, strict=True)])
-    runs = dn.Runs(tuple(range(len(values))), {"d": values})
-    return points(runs.mean["d"], runs.interval["d"])
 
 
 def plot(result: Record, path: Path) -> None:

@@ -25,12 +25,13 @@ from cells import (
     Comparison,
     Record,
     base_network,
+    by_seed,
+    difference,
     judged,
     main,
     mean_of,
     named,
     percent,
-    points,
     seconds_of,
     seconds_per_call,
     timed,
@@ -224,11 +225,6 @@ def timers(bench: Bench) -> dict[str, Callable[[], Any]]:
 # ---- tables and plot ----
 
 
-def by_seed(result: Record, name: str) -> list[Record]:
-    cells = [result["cells"].get(f"{name}/seed {seed}", {}) for seed in range(result["design"]["seeds"])]
-    return [cell for cell in cells if "accuracy" in cell]
-
-
 def tables(result: Record) -> list[dn.Table]:
     at = [str(point) for point in result["design"]["points"]]
     seeds = result["design"]["seeds"]
@@ -256,14 +252,6 @@ def tables(result: Record) -> list[dn.Table]:
     if reference:
         title += "; multiply-accumulates " + ", ".join(f"{p}: {mean_of(reference, p, 'macs') / 1e6:.2f} M" for p in at)
     return [dn.Table(columns, rows, title)]
-
-
-def difference(records: list[Record], reference: list[Record], point: str) -> str | None:
-    if len(records) != len(reference):
-        return None
-    values = np.array([a["accuracy"][point] - b["accuracy"][point] for a, b in zip(records, reference, strict=True)])
-    runs = dn.Runs(tuple(range(len(values))), {"d": values})
-    return points(runs.mean["d"], runs.interval["d"])
 
 
 def plot(result: Record, path: Path) -> None:

@@ -180,26 +180,26 @@ def _ready(net: Network) -> bool:
     return net._find(None) in net.tables
 
 
-def _check_batches(teacher: Teacher, settings: Settings) -> None:
-    """Images that arrive in batches have no index: nothing can be kept per image."""
-    why = "the images of this data set arrive in batches and have no index, so no outputs can be kept per image"
-    if _is_array(teacher):
-        raise ValueError(f"teacher is an array in the order of train.index, but {why}: pass a Network or a function")
-    if settings.halting is not None and settings.halting.teacher:
-        raise ValueError(f"halting the teacher averages its outputs per image, but {why}: EarlyHalting(teacher=False)")
-
-
 def _is_array(teacher: Teacher) -> bool:
     return not isinstance(teacher, Network) and (not callable(teacher) or hasattr(teacher, "__array__"))
 
 
-def _check_mixup(teacher: Teacher, settings: Settings) -> None:
-    """Refuse teachers that know images by number: a mixed image is new every time."""
-    why = "mixup makes new images of pairs, whose outputs are not those of any image"
+def _check_numbered(teacher: Teacher, settings: Settings, what: str, why: str) -> None:
+    """Refuse teachers that know images by number, where images have none; `what` an array is, `why` it is no use."""
     if _is_array(teacher):
-        raise ValueError(f"teacher is an array of outputs per image, but {why}: pass a Network or a function")
+        raise ValueError(f"teacher is an array {what}, but {why}: pass a Network or a function")
     if settings.halting is not None and settings.halting.teacher:
         raise ValueError(f"halting the teacher averages its outputs per image, but {why}: EarlyHalting(teacher=False)")
+
+
+def _check_images(teacher: Teacher, data: Data, settings: Settings) -> None:
+    """Refuse what needs images that can be told apart."""
+    if data.stream is not None:
+        why = "the images of this data set arrive in batches and have no index, so no outputs can be kept per image"
+        _check_numbered(teacher, settings, "in the order of train.index", why)
+    if settings.augment is not None and settings.augment.mixup:
+        why = "mixup makes new images of pairs, whose outputs are not those of any image"
+        _check_numbered(teacher, settings, "of outputs per image", why)
 
 
 class Distillation:
@@ -227,10 +227,7 @@ class Distillation:
         self.teacher = teacher
         augment = settings.augment or Augment()
         self.cached = augment.only_flips and data.stream is None
-        if data.stream is not None:
-            _check_batches(teacher, settings)
-        if augment.mixup:
-            _check_mixup(teacher, settings)
+        _check_images(teacher, data, settings)
         n = len(data.train)
         self.flips = self.cached and augment.flip and not _is_array(teacher)
         forms = 2 if self.flips else 1  # of an image: plain, then mirrored ones
@@ -486,9 +483,7 @@ class Distillation:
             return
         metric = "mse" if self.task == TARGETS else "accuracy"
         if self.teacher_figure is None:
-            if not isinstance(self.teacher, Network) and (
-                not callable(self.teacher) or hasattr(self.teacher, "__array__")
-            ):
+            if _is_array(self.teacher):
                 return
             parts = [
                 self.run_teacher(np.arange(0), np.ascontiguousarray(self.val.x[i : i + 256]))
@@ -520,7 +515,7 @@ class Distillation:
         found = {"kd": repr(self.kd), "trainee": "none", "teacher": _checkpoint.describe(self.teacher)}
         if isinstance(self.teacher, Network):
             found["teacher"] = _checkpoint.digest(*(self.teacher.weights[k] for k in sorted(self.teacher.weights)))
-        elif not callable(self.teacher) or hasattr(self.teacher, "__array__"):
+        elif _is_array(self.teacher):
             found["teacher"] = _checkpoint.digest(as_array(self.teacher, "teacher"))
         if self.hints is not None:
             found["hints"] = repr(self.hints.hints)

@@ -16,7 +16,7 @@ from ._optimizers import Optimizer
 from ._points import Subnet, size_key
 from ._qat import QAT
 from ._quantize import coded_network, trained_network
-from ._session import STAT_MOMENTUM, Session
+from ._session import PASSES, STAT_MOMENTUM, Session
 from ._tables import Tables
 
 F32 = NDArray[np.float32]
@@ -136,7 +136,7 @@ class QatSession(Session):
             self._seen = []
             self._settle()
         self.trainer.set_scales(self._scales(subnet))
-        outputs = self._run(x, subnet, step * 256 + number)
+        outputs = self._run(x, subnet, step * PASSES + number)
         peaks = self.trainer.peaks()
         if not np.isfinite(peaks).all():
             raise NonFiniteError(f"{self.net._spec.nodes[int(np.argmax(~np.isfinite(peaks)))].name} gives infinity")

@@ -22,7 +22,7 @@ from ._tables import Tables
 F32 = NDArray[np.float32]
 STAT_MOMENTUM = 0.1
 _MOMENTS = ("weight1", "weight2", "bias1", "bias2")
-_PASSES = 256  # most passes of one step; numbers the random numbers of dropout
+PASSES = 256  # most passes of one step; numbers the random numbers of dropout
 
 
 class Uninterrupted:
@@ -115,7 +115,7 @@ class Session:
         if subnet not in self._arrays:
             self._arrays[subnet] = self.net._rules.arrays(subnet)
         active, _, depth = self._arrays[subnet]
-        out: F32 = self.trainer.forward(x, active, self._slots.get(subnet, -1), step * _PASSES + number, depth)
+        out: F32 = self.trainer.forward(x, active, self._slots.get(subnet, -1), step * PASSES + number, depth)
         return out
 
     def backward(self, gradient: F32, taps: tuple[F32 | None, ...] | None = None) -> None:
