@@ -54,6 +54,7 @@ class _Body(msgspec.Struct):
     machine: Machine
     objectives: tuple[str, ...] = ("error", "latency_ms")
     seed: int | None = None
+    ended: str | None = None
 
 
 class Front:
@@ -75,6 +76,8 @@ class Front:
         What was minimised.
     seed : int or None
         Seed of the search.
+    ended : str or None
+        Why the search stopped where it did.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Front:
         machine: Machine | None = None,
         objectives: Sequence[str] = ("error", "latency_ms"),
         seed: int | None = None,
+        ended: str | None = None,
         hashes: Mapping[str, str] | None = None,
     ) -> None:
         self._networks = as_networks(networks)
@@ -96,6 +100,7 @@ class Front:
         self.machine = this_machine() if machine is None else machine
         self.objectives = tuple(objectives)
         self.seed = seed
+        self.ended = ended
         self._hashes = dict(hashes) if hashes is not None else {k: network_hash(n) for k, n in self._networks.items()}
 
     @property
@@ -351,6 +356,7 @@ class Front:
             machine=self.machine,
             objectives=self.objectives,
             seed=self.seed,
+            ended=self.ended,
         )
         save_document(path, KIND, VERSION, msgspec.structs.asdict(body))
 
@@ -391,6 +397,7 @@ class Front:
             machine=body.machine,
             objectives=body.objectives,
             seed=body.seed,
+            ended=body.ended,
             hashes=body.networks,
         )
 

@@ -41,11 +41,15 @@ def new_axes(ax: Axes | None) -> Axes:
     return made
 
 
+def _judged(record: Record) -> bool:
+    return record.failure is None and record.stopped is None
+
+
 def plot_front(front: Front, ax: Axes | None, measured: bool, mark: Record | None) -> Axes:
     """Draw one front; see `Front.plot`."""
     ax = new_axes(ax)
     shown = {r.point for r in front.records}
-    others = [r for r in front.evaluated if r.failure is None and r.point not in shown and not r.name]
+    others = [r for r in front.evaluated if _judged(r) and r.point not in shown and not r.name]
     cloud = _coordinates(others, False)
     if len(cloud):
         ax.scatter(cloud[:, 0], cloud[:, 1], s=9, color="0.72", linewidths=0, label="evaluated by the search", zorder=1)

@@ -10,6 +10,7 @@ import msgspec
 
 from ._arguments import positive_int
 from ._device import engine_calls
+from ._metrics import evaluate_outputs
 from ._record import Record, key
 from ._timing import time_calls
 
@@ -68,7 +69,7 @@ def measure(nets: Any, split: Split, *, points: Sequence[Any] | None = None, thr
 
 
 def figures(
-    net: Network, subnet: Any, split: Split, metrics: Sequence[str] = (), **fields: Any
+    net: Network, subnet: Any, split: Split, metrics: Sequence[str] = (), outputs: Any = None, **fields: Any
 ) -> tuple[Record, dict[str, Any]]:
     """Record of a point with everything but its latency, and what `Network.evaluate` returned.
 
@@ -78,10 +79,16 @@ def figures(
         What to evaluate, where, on what.
     metrics : sequence of str
         Further metrics to evaluate.
+    outputs : ndarray, optional
+        Of the whole split, where they are known.
     **fields
         Further fields of the record.
     """
-    result = net.evaluate(split, subnet, metrics=("accuracy", "loss", *metrics))
+    wanted = ("accuracy", "loss", *metrics)
+    if outputs is None:
+        result = net.evaluate(split, subnet, metrics=wanted)
+    else:
+        result = evaluate_outputs(outputs, net._labelled(split)[1], wanted, net.task)
     accuracy = result.get("accuracy")  # targets have none
     record = Record(
         point=subnet,

@@ -44,6 +44,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
         Constraint to how far it is missed; empty if feasible.
     failure : str or None
         Traceback of an evaluation that failed.
+    stopped : int or None
+        Images after which a search stopped looking, because no outcome of the others could have put the point on the
+        front; accuracy and error are then the best that were still possible.
     """
 
     point: Any
@@ -68,6 +71,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
     values: dict[str, float] = {}
     violations: dict[str, float] = {}
     failure: str | None = None
+    stopped: int | None = None
 
     def __hash__(self) -> int:
         """Hash, so that engines can keep what they bound for a record."""
@@ -80,8 +84,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
 
     @property
     def feasible(self) -> bool:
-        """Whether the evaluation succeeded and no constraint is missed."""
-        return self.failure is None and not self.violations
+        """Whether the evaluation succeeded, was not stopped early, and no constraint is missed."""
+        return self.failure is None and self.stopped is None and not self.violations
 
     @property
     def label(self) -> str:

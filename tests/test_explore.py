@@ -6,7 +6,7 @@ import pytest
 from fakes import fake_data, fake_network
 
 import dynadnn as dn
-from dynadnn import _explore
+from dynadnn import _course, _evaluate
 from dynadnn._device import engine_calls
 from dynadnn._space import Genes, as_constraint
 from dynadnn._timing import nondominated
@@ -54,10 +54,9 @@ def test_sub_nets_are_not_uniform_unless_asked_for(front, data):
 
 
 def test_nothing_is_evaluated_twice(data, monkeypatch):
-    net, seen = fake_network(), []
-    evaluate = type(net).evaluate
-    monkeypatch.setattr(type(net), "evaluate", lambda self, s, p, **k: seen.append(p) or evaluate(self, s, p, **k))
-    front = search(net, data)
+    seen, judge = [], _evaluate.accuracy_record
+    monkeypatch.setattr(_evaluate, "accuracy_record", lambda n, s, *a, **k: seen.append(s) or judge(n, s, *a, **k))
+    front = search(fake_network(), data)
     assert len(seen) == len(set(seen)) == len(front.evaluated)
 
 
@@ -172,26 +171,25 @@ def test_threads_can_be_varied(data):
 
 def test_a_killed_search_goes_on_to_the_same_front(front, data, tmp_path, monkeypatch):
     path = tmp_path / "search.jsonl"
-    net, calls = fake_network(), []
-    evaluate = type(net).evaluate
+    net, calls, judge = fake_network(), [], _evaluate.accuracy_record
 
-    def dies(self, *args, **kwargs):
+    def dies(*args, **kwargs):
         calls.append(1)
         if len(calls) == 20:
             raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)
+        return judge(*args, **kwargs)
 
     with monkeypatch.context() as m:
-        m.setattr(type(net), "evaluate", dies)
+        m.setattr(_evaluate, "accuracy_record", dies)
         with pytest.raises(KeyboardInterrupt):
             search(net, data, checkpoint=path)
     with open(path, "ab") as file:
         file.write(b'{"point": {"wid')  # killed while it wrote
     calls.clear()
-    monkeypatch.setattr(type(net), "evaluate", lambda *a, **k: calls.append(1) or evaluate(*a, **k))
+    monkeypatch.setattr(_evaluate, "accuracy_record", lambda *a, **k: calls.append(1) or judge(*a, **k))
     resumed = search(net, data, checkpoint=path, rng=None)
     assert outcome(resumed) == outcome(front)
-    assert 0 < len(calls) < len(front.evaluated)
+    assert len(calls) == len(front.evaluated) - 19  # nothing twice
     assert all(r.point in resumed.network.tables for r in resumed.records)
     lines = path.read_bytes().splitlines()
     assert len(lines) == 1 + len(front.evaluated) and all(json.loads(line) for line in lines)
@@ -200,7 +198,7 @@ def test_a_killed_search_goes_on_to_the_same_front(front, data, tmp_path, monkey
 def test_a_finished_search_answers_from_its_checkpoint(front, data, tmp_path, monkeypatch):
     net = fake_network()
     search(net, data, checkpoint=tmp_path / "s.jsonl")
-    monkeypatch.setattr(type(net), "evaluate", lambda *a, **k: pytest.fail("evaluated again"))
+    monkeypatch.setattr(_evaluate, "accuracy_record", lambda *a, **k: pytest.fail("evaluated again"))
     assert outcome(search(net, data, checkpoint=tmp_path / "s.jsonl")) == outcome(front)
 
 
@@ -237,9 +235,9 @@ def test_a_damaged_line_is_named(data, tmp_path):
 def test_a_search_ends_when_it_gains_nothing_more(data):
     front = search(fake_network(), data, generations=50, budget=None, space=dn.Space(widths=(0.5, 1.0), uniform=True))
     assert len(front.evaluated) == 3
-    assert _explore._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2], 9, 1, 0)
-    assert not _explore._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2.1], 9, 1, 0)
-    assert not _explore._ended("stalled", [0.0] * 9, 9, 1, 0)
+    assert _course._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2], 9, 1, 0)
+    assert not _course._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2.1], 9, 1, 0)
+    assert not _course._ended("stalled", [0.0] * 9, 9, 1, 0)
 
 
 def test_termination_can_be_a_number_or_a_function(data):
