@@ -237,25 +237,25 @@ class Evaluator:
         return None if any(c.failure is not None for c in costs) else self.archive.allowance(costs)
 
     def _accuracy(self, jobs: Sequence[Job], late: Callable[[], bool]) -> Iterator[tuple[Any, Record]]:
-        arguments = (self._data.calibration.x, self._data.val, self._objectives)
-        for subnet, (record, tables) in self._answers(jobs, arguments, late):
+        for subnet, (record, tables) in self._answers(jobs, late):
             if tables is not None:
                 self.tables[subnet] = tables
             yield subnet, record
 
     def _answers(
-        self, jobs: Sequence[Job], arguments: tuple[Any, ...], late: Callable[[], bool]
+        self, jobs: Sequence[Job], late: Callable[[], bool]
     ) -> Iterator[tuple[Any, tuple[Record, Tables | None]]]:
+        images, split, goals = self._data.calibration.x, self._data.val, self._objectives
         if self._executor is not None and jobs:
             if self._pool is None:
-                self._pool = Pool(self._executor, Payload(self._net, *arguments))
+                self._pool = Pool(self._executor, Payload(self._net, images, split, goals))
             yield from self._pool.run(jobs, late)
             return
         for subnet, allowance in jobs:
             if late():
                 return
             self._work._set_tables(self._base)
-            yield subnet, accuracy_record(self._work, subnet, *arguments, allowance=allowance)
+            yield subnet, accuracy_record(self._work, subnet, images, split, goals, allowance)
 
     def _complete(self, accuracy: Record, costs: Record) -> Record:
         """Return an accuracy with the costs at one number of threads, and the constraints that it misses."""

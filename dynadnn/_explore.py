@@ -16,7 +16,7 @@ import numpy as np
 from ._arguments import Rng, positive_int, seed_of
 from ._course import Course, Options, State, check_termination, cost_of
 from ._device import Device, profile_device
-from ._errors import PointError
+from ._errors import InfeasibleError
 from ._evaluate import Evaluator, nearest_miss
 from ._front import Front
 from ._identity import network_hash
@@ -213,7 +213,7 @@ def _front(
     """Return the front of what was evaluated, measured again if it is of this CPU."""
     feasible = [r for r in records if r.feasible]
     if not feasible:
-        raise PointError(nearest_miss(records))
+        raise InfeasibleError(nearest_miss(records))
     mask = nondominated(np.array([[cost_of(r, goal) for goal in goals] for r in feasible]))
     best = _distinct([r for r, m in zip(feasible, mask, strict=True) if m], goals)
     front = Front(

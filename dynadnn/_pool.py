@@ -6,6 +6,7 @@ Network and images travel once to each worker process: through a file that it re
 
 from __future__ import annotations
 
+import os
 import pickle
 import queue
 import tempfile
@@ -15,9 +16,11 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ._arguments import share_cores
 
 if TYPE_CHECKING:
     from ._data import Split
@@ -42,6 +45,7 @@ class Payload:
     images: Any
     split: Split
     objectives: Sequence[Objective | str]
+    driver: int = field(default_factory=os.getpid)
 
 
 _held: dict[str, Payload] = {}
@@ -50,14 +54,16 @@ loads = 0  # of payloads in this process, for the tests
 
 
 def evaluate_there(
-    token: str, path: str | None, data: Any, subnet: Subnet, allowance: int | None
+    token: str, path: str | None, data: Any, workers: int, subnet: Subnet, allowance: int | None
 ) -> tuple[Record, Tables | None] | None:
-    """Evaluate a sub-net, in whatever process this is; None asks for the data."""
+    """Evaluate a sub-net, in whatever process this is, beside so many others; None asks for the data."""
     from ._evaluate import accuracy_record
 
     payload = _payload(token, path, data)
     if payload is None:
         return None
+    if os.getpid() != payload.driver:
+        share_cores(workers)
     net = payload.net.copy()  # threads may share it
     return accuracy_record(net, subnet, payload.images, payload.split, payload.objectives, allowance)
 
@@ -153,7 +159,7 @@ class Pool:
         if inline:
             data = _pickled(self._payload)
         options = {"pure": False} if self.is_dask else {}
-        return self._executor.submit(evaluate_there, self._token, self._path, data, *job, **options)
+        return self._executor.submit(evaluate_there, self._token, self._path, data, self._workers(), *job, **options)
 
     def renew(self, error: BaseException) -> None:
         """Replace what broke."""
@@ -173,6 +179,13 @@ class Pool:
         if self._owned:
             _shut(self._executor)
         self._executor, self._owned = fresh, not type(fresh).__module__.startswith("loky")
+
+    def _workers(self) -> int:
+        """Processes on one machine, as far as is known."""
+        if self.is_dask:
+            hosts = Counter(worker.get("host") for worker in self._executor.scheduler_info()["workers"].values())
+            return max(hosts.values(), default=1)
+        return int(getattr(self._executor, "_max_workers", 1))
 
     def _scatter(self) -> None:
         try:

@@ -370,3 +370,62 @@ def test_latency_does_not_contain_the_binding_of_unnamed_points(real):
     for call in calls:
         call()
     assert [call.func.points[call.args[1]] for call in calls] == bound
+
+
+def test_a_search_says_why_it_ended(data, tmp_path):
+    assert search(fake_network(), data, budget=5).ended == "budget: 5 points are evaluated"
+    assert search(fake_network(), data, generations=2).ended == "generations: all 2 are done"
+    assert search(fake_network(), data, termination=1).ended == "termination: 1 generations are done"
+    small = search(fake_network(), data, generations=50, budget=None, space=dn.Space(widths=(0.5, 1.0), uniform=True))
+    assert small.ended == "stalled: the hypervolume gained less than 0.1% in 5 generations"
+    small.save(tmp_path / "f.json")
+    assert dn.Front.load(tmp_path / "f.json").ended == small.ended
+
+
+def test_the_best_so_far_of_a_checkpoint_needs_no_evaluation(data, tmp_path, monkeypatch):
+    path = tmp_path / "s.jsonl"
+    search(fake_network(), data, checkpoint=path, budget=30)
+    monkeypatch.setattr(_evaluate, "accuracy_record", lambda *a, **k: pytest.fail("evaluated"))
+    front = search(fake_network(), data, checkpoint=path, budget=60, max_seconds=0)
+    assert outcome(front) == outcome(search(fake_network(), data, checkpoint=path, budget=30))
+    assert front.ended == "max_seconds: 0 s are over"
+
+
+def test_measured_latencies_are_kept_beside_the_checkpoint(data, tmp_path, monkeypatch):
+    path, options = tmp_path / "s.jsonl", dict(device=None, population=4, generations=2, budget=None)
+    first = search(fake_network(), data, checkpoint=path, **options)
+    with open(path, "rb") as file:
+        lines = file.readlines()
+    path.write_bytes(b"".join(lines[:4]))  # what was measured is known, what was evaluated is lost
+    monkeypatch.setattr(dn.Device, "_measure", lambda *a: pytest.fail("measured again"))
+    again = search(fake_network(), data, checkpoint=path, **options)
+    assert [(r.point, r.latency_ms) for r in again.evaluated] == [(r.point, r.latency_ms) for r in first.evaluated]
+    (tmp_path / "s.jsonl.device.json").write_text("{}")
+    with pytest.raises(dn.FormatError, match=r"s\.jsonl\.device\.json"):
+        search(fake_network(), data, checkpoint=path, **options)
+
+
+def test_other_figures_under_the_name_of_a_device_are_another_search(data, tmp_path):
+    def table(factor):
+        net = fake_network()
+        return dn.Device.from_table(net, {p: factor * (i + 1.0) for i, p in enumerate(net.points)})
+
+    options = dict(checkpoint=tmp_path / "s.jsonl", space=dn.Space(widths=(0.25, 0.5, 1.0), uniform=True))
+    search(fake_network(), data, device=table(1), **options)
+    search(fake_network(), data, device=table(1), **options)
+    with pytest.raises(ValueError, match="latencies: "):
+        search(fake_network(), data, device=table(2), **options)
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), [1.0], "much", None])
+def test_an_objective_that_returns_no_number_is_a_failed_evaluation(data, value):
+    own = dn.Objective("own", lambda net, point, split: value)
+    with pytest.raises(dn.PointError, match="all 1 evaluations failed"):
+        search(fake_network(), data, objectives=("error", own), space=dn.Space(widths=(0.5,)), init=())
+
+
+@pytest.mark.parametrize("population", [2, 7])
+def test_a_population_that_cannot_be_leaves_no_checkpoint(data, tmp_path, population):
+    with pytest.raises(ValueError, match=f"population is {population}"):
+        search(fake_network(), data, population=population, checkpoint=tmp_path / "s.jsonl")
+    assert not list(tmp_path.iterdir())

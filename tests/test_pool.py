@@ -14,7 +14,7 @@ import pytest
 from fakes import fake_data, fake_network
 
 import dynadnn as dn
-from dynadnn import _pool
+from dynadnn import _arguments, _pool
 
 OPTIONS = dict(population=12, generations=5, termination=None, progress=False, rng=0)
 SPAWN = multiprocessing.get_context("spawn")
@@ -63,6 +63,10 @@ def loads():
     return os.getpid(), _pool.loads
 
 
+def cores():
+    return _arguments._sharing
+
+
 def kill_one(pids, state):
     """After the first generation one worker is gone."""
     if state.generation == 1:
@@ -86,6 +90,7 @@ def test_processes_find_the_same_front_get_the_data_once_and_may_die(data, seria
         counts = dict(f.result() for f in [executor.submit(loads) for _ in range(8)])
         assert outcome(found) == serial
         assert max(counts.values()) == 1 and len(counts) <= 2
+        assert executor.submit(cores).result() == 2  # workers do not take each other's cores
         pids = lambda: list(executor._processes)  # noqa: E731
         assert outcome(search(data, executor=executor, termination=partial(kill_one, pids))) == serial
     assert not list(tmp_path.iterdir())
@@ -144,6 +149,32 @@ def test_functions_of_a_notebook_reach_a_worker(data):
         executor.submit(loads).result()
         front = search(data, objectives=("error", wide), executor=executor, generations=1)
     assert all(r.values["channels"] == sum(r.point.widths) for r in front.records)
+
+
+NOTEBOOK = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import dynadnn as dn
+data = dn.datasets.digits(rng=0).subset(100)
+net = dn.nets.mlp(data, width=16, points=(0.5, 1.0), rng=0)
+def channels(net, point, split):
+    return sum(point.widths)
+options = dict(device=dn.Device.from_speed(10, 1e10), population=4, budget=4, rng=0)
+with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+    front = dn.explore(net, data, objectives=("error", dn.Objective("channels", channels)), executor=executor, **options)
+assert all(r.values["channels"] == sum(r.point.widths) for r in front.evaluated), front.evaluated
+"""
+
+
+@pytest.mark.slow
+def test_processes_work_inside_jupyter(tmp_path):
+    for name in ("cloudpickle", "nbclient", "ipykernel"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
 def test_what_cannot_be_sent_is_refused_with_a_way_out(data, monkeypatch):
@@ -230,7 +261,7 @@ def test_dask_finds_the_same_front_and_a_killed_worker_costs_a_retry(data, seria
         distributed.LocalCluster(**options, local_directory=str(tmp_path)) as cluster,
         distributed.Client(cluster) as client,
     ):
-        assert set(client.run(lambda: _pool.loads).values()) == {0}
+        assert all(n == 0 for _, n in client.run(loads).values())
         pids = lambda: list(client.run(os.getpid).values())  # noqa: E731
         assert outcome(search(data, executor=client, termination=partial(kill_one, pids))) == serial
         assert not client.futures  # nothing is left on the cluster
