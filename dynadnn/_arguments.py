@@ -106,11 +106,19 @@ def thread_count(threads: int | None) -> int:
     return int(threads)
 
 
+_sharing = 1
+
+
+def share_cores(processes: int) -> None:
+    """Leave this process its part of the cores, because so many processes like it work at the same time."""
+    global _sharing
+    _sharing = max(1, processes)
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // _sharing)
 
 
 def positive_int(value: Any, name: str, least: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""The command line: ``dynadnn demo`` and ``dynadnn info``."""
+"""The command line: ``dynadnn demo``, ``explore``, ``profile``, ``remeasure``, ``bench`` and ``info``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ._cli_search import add_commands
+from ._errors import InfeasibleError
+
 EXIT_CODES = """exit codes:
   0    done
   1    failed; the last line says why
   2    the command line was wrong
+  3    explore: no point meets all constraints; the last line says which one, and by how much the nearest misses it
   130  interrupted
 """
 
@@ -29,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0 done, 1 failed, 2 wrong command line, 130 interrupted.
+        Exit code: 0 done, 1 failed, 2 wrong command line, 3 no point meets all constraints, 130 interrupted.
     """
     start = time.monotonic()
     try:
@@ -49,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError, ImportError, MemoryError) as error:
+    except (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError, ImportError, MemoryError,
+            RuntimeError) as error:  # fmt: skip
         sys.stderr.write(f"dynadnn {options.command}: {type(error).__name__}: {error}\n")
-        return 1
+        return 3 if isinstance(error, InfeasibleError) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +89,15 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, metavar="N", help="how long to take, roughly (default: 40, CIFAR-10: 1800)"
     )
     demo.set_defaults(run=_demo)
+
+    def add(name: str, run: Any, text: str, description: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(
+            name, parents=[common], help=text, description=description, epilog=EXIT_CODES, formatter_class=formatter
+        )
+        made.set_defaults(run=run)
+        return made
+
+    add_commands(add)
     info = commands.add_parser(
         "info",
         parents=[common],

@@ -8,6 +8,7 @@ slows different kinds of work differently, but the widest point about as much as
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,7 @@ class Device:
         self._speed: tuple[float, float] | None = None
         self._power: Power | None = None
         self._meter: Found | None = None
+        self._path: Path | None = None
         for row in rows:
             self._keep(row)
 
@@ -184,6 +186,8 @@ class Device:
             scale = self._table[probe].latency_ms / timings[0].median_ms if timings[0].median_ms > 0 else 1.0
             for key, timing in zip(wanted, timings[1:], strict=True):
                 self._keep(_row(key, timing, scale))
+            if self._path is not None:
+                self.save(self._path)
         return [self._table[key].latency_ms for key in keys]
 
     def energy(self, net: Network, point: Any = None, threads: int = 1) -> Energy:
@@ -383,6 +387,21 @@ class Device:
         )  # fmt: skip
         self._keep(row)
         return row, energy.source
+
+    def _adopt(self, other: Device) -> None:
+        """Take over the figures of another device of this CPU that this one lacks."""
+        self._table = {**other._table, **self._table}
+
+    def _keep_at(self, path: Path | None) -> None:
+        """Write every figure to a file once it is measured; None ends that."""
+        self._path = path if self.is_here else None
+        if self._path is not None:
+            self.save(self._path)
+
+    def _digest(self) -> str:
+        """Hash of the latencies."""
+        rows = sorted(((r.network, r.point, r.threads, r.latency_ms) for r in self._table.values()), key=repr)
+        return hashlib.sha256(msgspec.json.encode((rows, self._speed))).hexdigest()[:16]
 
     def _measure(self, net: Network, subnets: Sequence[Subnet], threads: int) -> list[Timing]:
         durations, repeats = samples(engine_calls(net, subnets, threads), rounds=41, block_ms=0.5, warmup_ms=2.0)

@@ -19,6 +19,10 @@ class PointError(Error, LookupError):
     """An operating point that a network does not have or cannot have."""
 
 
+class InfeasibleError(PointError):
+    """A search that found no operating point within all its constraints."""
+
+
 class NonFiniteError(Error, ArithmeticError):
     """NaN or infinity where none may be."""
 

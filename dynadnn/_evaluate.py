@@ -1,4 +1,4 @@
-"""Evaluating candidates of a search: accuracy on a copy of the network, latency from the device, nothing twice."""
+"""Evaluating candidates of a search: latency from the device, accuracy on copies of the network, nothing twice."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import msgspec
 
 from ._device import Device
 from ._measure import figures
+from ._pool import Job, Payload, Pool
 from ._record import NUMBERS, Record
 from ._space import Constraint, Objective, evaluate_objectives
+from ._stopping import Archive, outputs_until
 
 if TYPE_CHECKING:
     from ._data import Data, Split
@@ -21,10 +23,16 @@ if TYPE_CHECKING:
     from ._tables import Tables
 
 Candidate = tuple[Any, int]
+AT_A_TIME = 8  # candidates whose latencies are measured before they are evaluated, where there is a time limit
 
 
 def accuracy_record(
-    net: Network, subnet: Subnet, images: Any, split: Split, objectives: Sequence[Objective | str]
+    net: Network,
+    subnet: Subnet,
+    images: Any,
+    split: Split,
+    objectives: Sequence[Objective | str],
+    allowance: int | None = None,
 ) -> tuple[Record, Tables | None]:
     """Statistics and figures of one sub-net; changes the tables of the network it is given.
 
@@ -39,6 +47,8 @@ def accuracy_record(
         Labelled images for the figures.
     objectives : sequence
         Whose own functions and further metrics are evaluated too.
+    allowance : int, optional
+        Wrong images that end the evaluation early.
 
     Returns
     -------
@@ -48,9 +58,17 @@ def accuracy_record(
         The statistics, for engines.
     """
     try:
-        net.recalibrate(images, points=[subnet])
+        outputs = None
+        if allowance is not None:
+            if allowance > 0:
+                net.recalibrate(images, points=[subnet])
+            outputs, wrong = outputs_until(net, subnet, split, allowance)
+            if len(outputs) < len(split):
+                return _bound(net, subnet, len(split), len(outputs), wrong), None
+        else:
+            net.recalibrate(images, points=[subnet])
         further = tuple(o for o in objectives if isinstance(o, str) and o not in NUMBERS)
-        record, result = figures(net, subnet, split, metrics=further)
+        record, result = figures(net, subnet, split, metrics=further, outputs=outputs)
         values = evaluate_objectives(net, subnet, split, objectives, result)
         record = msgspec.structs.replace(record, values=values)
         bad = [n for n in (*NUMBERS, *values) if isinstance(v := record.column(n), float) and not math.isfinite(v)]
@@ -61,11 +79,17 @@ def accuracy_record(
         return Record(point=subnet, failure=traceback.format_exc()), None
 
 
-def accuracy_record_of_copy(
-    net: Network, subnet: Subnet, images: Any, split: Split, objectives: Sequence[Objective | str]
-) -> tuple[Record, Tables | None]:
-    """As `accuracy_record`, for workers that may share the network."""
-    return accuracy_record(net.copy(), subnet, images, split, objectives)
+def _bound(net: Network, subnet: Subnet, images: int, seen: int, wrong: int) -> Record:
+    """Record of a sub-net that was stopped: its accuracy if all the other images were right."""
+    best = (images - wrong) / images
+    return Record(
+        point=subnet,
+        accuracy=best,
+        error=1.0 - best,
+        bytes=int(net.bytes(subnet)),
+        macs=int(net.macs(subnet)),
+        stopped=seen,
+    )
 
 
 class Evaluator:
@@ -74,9 +98,11 @@ class Evaluator:
     Attributes
     ----------
     records : dict
-        All records, by sub-net and threads, in the order they were first asked for.
+        All records, by sub-net and threads.
     tables : dict of Subnet to Tables
         Statistics of the sub-nets evaluated in this process.
+    archive : Archive
+        What candidates are stopped against; `Archive.tell` moves it on.
     """
 
     def __init__(
@@ -89,6 +115,7 @@ class Evaluator:
         executor: Any = None,
         known: Sequence[Record] = (),
         on_record: Callable[[Record], None] | None = None,
+        threads: Sequence[int] = (1,),
     ) -> None:
         self._net = net
         self._data = data
@@ -96,40 +123,73 @@ class Evaluator:
         self._constraints = constraints
         self._device = device
         self._executor = executor
+        self._pool: Pool | None = None
         self._on_record = on_record
+        self._threads = threads
         self._base = dict(net.tables)
         self._work = net.copy()
         self._names: dict[Any, str] = {}
         for name, subnet in net.points.items():
             self._names[subnet] = f"{self._names[subnet]} = {name}" if subnet in self._names else name
+        self.archive = Archive(objectives, data.val.y)
         self.tables: dict[Any, Tables] = {}
         self.records: dict[Candidate, Record] = {(r.point, r.threads): r for r in known}
-        self._accuracies: dict[Any, Record] = {r.point: r for r in known}
+        self._accuracies: dict[Any, Record] = {r.point: r for r in known if r.failure is None}
+        self._costs: dict[Candidate, Record] = {}
 
     def missing(self, wanted: Sequence[Candidate]) -> list[Candidate]:
         """Candidates that are not evaluated yet, each once."""
         return [c for c in dict.fromkeys(wanted) if c not in self.records]
 
-    def run(self, wanted: Sequence[Candidate], late: Callable[[], bool] = lambda: False) -> None:
+    def run(self, wanted: Sequence[Candidate], late: Callable[[], bool] | None = None) -> None:
         """Evaluate the candidates that are missing.
 
         Parameters
         ----------
         wanted : sequence of (Subnet, threads)
-        late : callable
-            Asked before each evaluation; true leaves out the rest.
+        late : callable, optional
+            Asked before each evaluation; true leaves out the rest. Latencies are then measured for a few candidates
+            at a time, so that measuring them all does not use up the time for evaluating any.
         """
         new = self.missing(wanted)
-        done = dict(self._accuracy([s for s in dict.fromkeys(s for s, _ in new) if s not in self._accuracies], late))
-        self._accuracies.update(done)
-        new = [(s, t) for s, t in new if s in self._accuracies]
+        some = len(new) if late is None else AT_A_TIME
+        for first in range(0, len(new), max(some, 1)):
+            if late is not None and late():
+                return
+            self._run(new[first : first + some], late or (lambda: False))
+
+    def _run(self, new: Sequence[Candidate], late: Callable[[], bool]) -> None:
+        self.costs(new)
+        of: dict[Any, list[Record]] = {}
+        for candidate in new:
+            record = self._costs[candidate]
+            if record.failure is not None:
+                self._keep(record)
+            elif record.point in self._accuracies:
+                self._keep(self._complete(self._accuracies[record.point], record))
+            else:
+                of.setdefault(record.point, []).append(record)
+        for subnet, accuracy in self._accuracy([(s, self._allowance(s)) for s in of], late):
+            self._accuracies[subnet] = accuracy
+            for record in of[subnet]:
+                self._keep(self._complete(accuracy, record))
+
+    def costs(self, candidates: Sequence[Candidate], latency: bool = True) -> list[Record]:
+        """Return what is known before an evaluation: bytes, MACs, latency and energy, each asked for once.
+
+        Parameters
+        ----------
+        candidates : sequence of (Subnet, threads)
+        latency : bool
+            Without, latency and energy are left out, and nothing is measured.
+        """
+        if not latency:
+            return [self._cost(subnet, threads) for subnet, threads in candidates]
+        new = [c for c in dict.fromkeys(candidates) if c not in self._costs]
         for threads in dict.fromkeys(t for _, t in new):
-            some = [self._accuracies[s] for s, t in new if t == threads]
-            for record in self._with_latency(some, threads):
-                judged = self._judge(msgspec.structs.replace(record, threads=threads))
-                self.records[judged.point, threads] = judged
-                if self._on_record is not None:
-                    self._on_record(judged)
+            for record in self._with_latency([self._cost(s, t) for s, t in new if t == threads], threads):
+                self._costs[record.point, threads] = record
+        return [self._costs[c] for c in candidates]
 
     def network(self, records: Sequence[Record]) -> Network:
         """Return a copy of the network with statistics for these records."""
@@ -141,55 +201,90 @@ class Evaluator:
             net.recalibrate(self._data.calibration.x, points=rest)
         return net
 
-    def _accuracy(self, subnets: Sequence[Any], late: Callable[[], bool]) -> Iterator[tuple[Any, Record]]:
-        arguments = (self._data.calibration.x, self._data.val, self._objectives)
-        futures = []
-        if self._executor is not None:
-            futures = [self._executor.submit(accuracy_record_of_copy, self._net, s, *arguments) for s in subnets]
-        for i, subnet in enumerate(subnets):
-            if late():
-                for future in futures[i:]:
-                    future.cancel()
-                return
-            if futures:
-                record, tables = futures[i].result()
-            else:
-                self._work._set_tables(self._base)
-                record, tables = accuracy_record(self._work, subnet, *arguments)
-            if tables is not None:
-                self.tables[subnet] = tables
-            yield subnet, msgspec.structs.replace(record, name=self._names.get(subnet))
+    def close(self) -> None:
+        """Let go of the workers."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _cost(self, subnet: Any, threads: int) -> Record:
+        return Record(
+            point=subnet,
+            name=self._names.get(subnet),
+            threads=threads,
+            bytes=int(self._net.bytes(subnet)),
+            macs=int(self._net.macs(subnet)),
+        )
 
     def _with_latency(self, records: Sequence[Record], threads: int) -> Iterator[Record]:
-        fine = [r for r in records if r.failure is None]
-        kept = {r.point: self.tables[r.point] for r in fine if r.point in self.tables}
-        self._work._set_tables({**self._base, **kept})
-        found: dict[Any, float] = {}
+        self._work._set_tables(self._base)
         try:
-            latencies = self._device.latencies(self._work, [r.point for r in fine], threads)
-            found = {r.point: latency for r, latency in zip(fine, latencies, strict=True)}
+            found: list[float | str] = [*self._device.latencies(self._work, [r.point for r in records], threads)]
         except Exception:  # one of them cannot be measured: which one?
-            for record in fine:
-                try:
-                    found[record.point] = self._device.latency(self._work, record.point, threads)
-                except Exception:
-                    yield Record(point=record.point, name=record.name, failure=traceback.format_exc())
-        for record in records:
-            if record.failure is not None:
-                yield record
-            elif record.point in found:
+            found = [self._latency(record, threads) for record in records]
+        for record, latency in zip(records, found, strict=True):
+            if isinstance(latency, str):
+                yield Record(point=record.point, name=record.name, threads=threads, failure=latency)
+            else:
                 energy = self._device.energy(self._work, record.point, threads)
-                yield msgspec.structs.replace(record, latency_ms=found[record.point], **energy.fields())
+                yield msgspec.structs.replace(record, latency_ms=latency, **energy.fields())
 
-    def _judge(self, record: Record) -> Record:
-        """Note the constraints that a record misses."""
-        if record.failure is not None:
-            return record
+    def _latency(self, record: Record, threads: int) -> float | str:
+        try:
+            return self._device.latency(self._work, record.point, threads)
+        except Exception:
+            return traceback.format_exc()
+
+    def _allowance(self, subnet: Any) -> int | None:
+        """Wrong images that rule a sub-net out, whichever number of threads it would run with."""
+        if subnet in self._names:  # shown beside the front
+            return None
+        costs = self.costs([(subnet, threads) for threads in self._threads]) if self.archive.ready else []
+        return None if any(c.failure is not None for c in costs) else self.archive.allowance(costs)
+
+    def _accuracy(self, jobs: Sequence[Job], late: Callable[[], bool]) -> Iterator[tuple[Any, Record]]:
+        for subnet, (record, tables) in self._answers(jobs, late):
+            if tables is not None:
+                self.tables[subnet] = tables
+            yield subnet, record
+
+    def _answers(
+        self, jobs: Sequence[Job], late: Callable[[], bool]
+    ) -> Iterator[tuple[Any, tuple[Record, Tables | None]]]:
+        images, split, goals = self._data.calibration.x, self._data.val, self._objectives
+        if self._executor is not None and jobs:
+            if self._pool is None:
+                self._pool = Pool(self._executor, Payload(self._net, images, split, goals))
+            yield from self._pool.run(jobs, late)
+            return
+        for subnet, allowance in jobs:
+            if late():
+                return
+            self._work._set_tables(self._base)
+            yield subnet, accuracy_record(self._work, subnet, images, split, goals, allowance)
+
+    def _complete(self, accuracy: Record, costs: Record) -> Record:
+        """Return an accuracy with the costs at one number of threads, and the constraints that it misses."""
+        if accuracy.failure is not None:
+            return Record(point=costs.point, name=costs.name, threads=costs.threads, failure=accuracy.failure)
+        record = msgspec.structs.replace(
+            accuracy,
+            name=costs.name,
+            threads=costs.threads,
+            latency_ms=costs.latency_ms,
+            energy_mj=costs.energy_mj,
+            energy_mj_error=costs.energy_mj_error,
+            energy_label=costs.energy_label,
+        )
         try:
             excess = {c.text: c.violation(record) for c in self._constraints}
         except Exception:
             return msgspec.structs.replace(record, failure=traceback.format_exc())
         return msgspec.structs.replace(record, violations={k: v for k, v in excess.items() if not v <= 0})
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.point, record.threads] = record
+        if self._on_record is not None:
+            self._on_record(record)
 
 
 def nearest_miss(records: Sequence[Record]) -> str:

@@ -53,7 +53,7 @@ def as_script(body: Any) -> str:
 def describe(front: Front, model: str | Mapping[str, str]) -> dict[str, Any]:
     """Return what the page knows of a front."""
     kept = {key(r) for r in front.records}
-    rest = [r for r in front.evaluated if r.failure is None and key(r) not in kept]
+    rest = [r for r in front.evaluated if r.judged and key(r) not in kept]
     points = [*front.records, *rest]
     names = columns(front, points)
     test = "accuracy_test" if front.quality == "accuracy" else f"{front.quality}_test"

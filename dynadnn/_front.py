@@ -70,6 +70,7 @@ class _Body(msgspec.Struct):
     seed: int | None = None
     maximize: tuple[str, ...] = ()
     generations: tuple[int, ...] = ()
+    ended: str | None = None
 
 
 class Front:
@@ -95,6 +96,8 @@ class Front:
         Own objectives of which more is better.
     generations : tuple of int
         How many points were evaluated at the end of each generation of the search.
+    ended : str or None
+        Why the search stopped where it did.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Front:
         machine: Machine | None = None,
         objectives: Sequence[str] = ("error", "latency_ms"),
         seed: int | None = None,
+        ended: str | None = None,
         hashes: Mapping[str, str] | None = None,
         maximize: Iterable[str] = (),
         generations: Iterable[int] = (),
@@ -120,6 +124,7 @@ class Front:
         self.references = tuple(references)
         self.machine = this_machine() if machine is None else machine
         self.seed = seed
+        self.ended = ended
         self._hashes = dict(hashes) if hashes is not None else {k: network_hash(n) for k, n in self._networks.items()}
 
     @property
@@ -386,6 +391,7 @@ class Front:
             seed=self.seed,
             maximize=self.maximize,
             generations=self.generations,
+            ended=self.ended,
         )
         save_document(path, KIND, VERSION, msgspec.structs.asdict(body))
 
@@ -426,6 +432,7 @@ class Front:
             machine=body.machine,
             objectives=body.objectives,
             seed=body.seed,
+            ended=body.ended,
             hashes=body.networks,
             maximize=body.maximize,
             generations=body.generations,

@@ -49,7 +49,7 @@ def plot_front(front: Front, ax: Axes | None, measured: bool, mark: Record | Non
     ax = new_axes(ax)
     look = Look(front.quality, measured, front.maximize)
     shown = {r.point for r in front.records}
-    others = [r for r in front.evaluated if r.failure is None and r.point not in shown and not r.name]
+    others = [r for r in front.evaluated if r.judged and r.point not in shown and not r.name]
     cloud = Look(front.quality, False, front.maximize).coordinates(others)
     if len(cloud):
         ax.scatter(cloud[:, 0], cloud[:, 1], s=9, color="0.72", linewidths=0, label="evaluated by the search", zorder=1)

@@ -59,10 +59,14 @@ class Lines(ABC, Generic[T]):
         self._file.write(msgspec.json.encode(self.encode(record)) + b"\n")
         self._file.flush()
 
+    def sync(self) -> None:
+        """Make everything so far survive the end of the machine."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Make everything survive the end of the machine."""
         if not self._file.closed:
-            os.fsync(self._file.fileno())
+            self.sync()
             self._file.close()
 
     def _read(self, path: Path, wanted: dict[str, Any]) -> None:

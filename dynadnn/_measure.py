@@ -12,7 +12,7 @@ import numpy as np
 from ._arguments import positive_int
 from ._device import engine_calls
 from ._energy import find_meter, measure_energy
-from ._metrics import TARGETS, task_of
+from ._metrics import TARGETS, evaluate_outputs, task_of
 from ._quality import METRICS
 from ._record import Record, key
 from ._timing import time_calls
@@ -84,7 +84,7 @@ def measure(
 
 
 def figures(
-    net: Network, subnet: Any, split: Split, metrics: Sequence[str] = (), **fields: Any
+    net: Network, subnet: Any, split: Split, metrics: Sequence[str] = (), outputs: Any = None, **fields: Any
 ) -> tuple[Record, dict[str, Any]]:
     """Record of a point with everything but its latency, and what `Network.evaluate` returned.
 
@@ -94,10 +94,16 @@ def figures(
         What to evaluate, where, on what.
     metrics : sequence of str
         Further metrics to evaluate.
+    outputs : ndarray, optional
+        Of the whole split, where they are known.
     **fields
         Further fields of the record.
     """
-    result = net.evaluate(split, subnet, metrics=("accuracy", "loss", *metrics))
+    wanted = ("accuracy", "loss", *metrics)
+    if outputs is None:
+        result = net.evaluate(split, subnet, metrics=wanted)
+    else:
+        result = evaluate_outputs(outputs, net._labelled(split)[1], wanted, net.task)
     accuracy = result.get("accuracy")  # targets have none: their error is the mean squared error
     record = Record(
         point=subnet,

@@ -41,7 +41,7 @@ def quality_of(records: Iterable[Record], objectives: Sequence[str]) -> str:
         ``"accuracy"`` where any record has one; else the first objective that is no cost and that any record has;
         else ``"error"`` or ``"loss"``.
     """
-    known = [r for r in records if r.failure is None]
+    known = [r for r in records if r.judged]
     names = ("accuracy", *(name for name in objectives if name not in COSTS), "error", "loss")
     return next((name for name in names if any(value(r, name) is not None for r in known)), "accuracy")
 
@@ -77,7 +77,7 @@ def cost_matrix(
     rows, kept = [], []
     for record in records:
         row = [cost_of(record, name, maximize) for name in names]
-        if record.failure is None and None not in row:
+        if record.judged and None not in row:
             rows.append(row)
             kept.append(record)
     return np.array(rows, dtype=np.float64).reshape(-1, len(names)), kept

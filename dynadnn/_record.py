@@ -47,6 +47,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
         Constraint to how far it is missed; empty if feasible.
     failure : str or None
         Traceback of an evaluation that failed.
+    stopped : int or None
+        Images after which a search stopped looking, because no outcome of the others could have put the point on the
+        front; accuracy and error are then the best that were still possible.
     """
 
     point: Any
@@ -72,6 +75,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
     values: dict[str, float] = {}
     violations: dict[str, float] = {}
     failure: str | None = None
+    stopped: int | None = None
 
     def __hash__(self) -> int:
         """Hash, so that engines can keep what they bound for a record."""
@@ -83,9 +87,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
         return self.latency_ms if self.latency_ms_measured is None else self.latency_ms_measured
 
     @property
+    def judged(self) -> bool:
+        """Whether the evaluation succeeded and was not stopped early: its accuracy is one, not a bound."""
+        return self.failure is None and self.stopped is None
+
+    @property
     def feasible(self) -> bool:
-        """Whether the evaluation succeeded and no constraint is missed."""
-        return self.failure is None and not self.violations
+        """Whether the evaluation succeeded, was not stopped early, and no constraint is missed."""
+        return self.judged and not self.violations
 
     @property
     def label(self) -> str:

@@ -32,7 +32,8 @@ class Space:
     widths : sequence of float, optional
         Fractions of the channels to choose from; None is every multiple of the network's divisor.
     bits : sequence of int or "per layer", optional
-        Bits to choose from for the whole network, or for each layer on its own; None is those the network offers.
+        Bits to choose from for the whole network, or for each layer on its own; None is those the network offers. Where
+        no objective and no constraint can gain from fewer bits (of accuracy and MACs alone, say), the most are taken.
     depth : bool
         Also leave out trailing blocks of stages (the network should have been trained for that).
     threads : sequence of int
@@ -89,10 +90,15 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A limit; `violation` is above 0 where it is missed, relative to the limit."""
+    """A limit; `violation` is above 0 where it is missed, relative to the limit.
+
+    `column` is what it is about, None for an own function; `upper` says whether it is the most that is allowed.
+    """
 
     text: str
     violation: Callable[[Record], float]
+    column: str | None = None
+    upper: bool = False
 
 
 def as_objective(item: Any) -> Objective | str:
@@ -132,7 +138,7 @@ def as_constraint(item: Any) -> Constraint:
         value = record.column(name)
         return math.nan if value is None else sign * (float(value) - limit) / scale
 
-    return Constraint(item.strip(), violation)
+    return Constraint(item.strip(), violation, name, comparison[0] == "<")
 
 
 class Genes:
@@ -144,7 +150,7 @@ class Genes:
         Bounds, both included.
     """
 
-    def __init__(self, net: Network, space: Space) -> None:
+    def __init__(self, net: Network, space: Space, bits_matter: bool = True) -> None:
         self._net = net
         self._spaces = list(net.spaces)
         widest = net.subnet()
@@ -158,6 +164,8 @@ class Genes:
             rows = dict.fromkeys(tuple(int(s.round(f)) for s in self._spaces) for f in sorted(fractions))
             self._rows = list(rows)
         self._bits, self._per_layer = _bits(net, space)
+        if not bits_matter and self._bits != (None,):
+            self._bits, self._per_layer = self._bits[-1:], False
         self._depths = [list(range(least, blocks + 1)) for blocks, least in net.stages] if space.depth else []
         self._threads = tuple(space.threads)
         width_genes = [len(self._rows)] if self._uniform else [len(w) for w in self._widths]
@@ -185,6 +193,15 @@ class Genes:
         if self._depths:
             options["depth"] = [choices[i] for choices, i in zip(self._depths, d, strict=True)]
         return self._net.subnet(widths=widths, **options), self._threads[t[0]]
+
+    def shrink(self, row: NDArray[Any], share: float, cheapest: bool) -> NDArray[np.float64]:
+        """Vector with a share of the way from the least widths to the row's; `cheapest`: least bits, depth too."""
+        made = np.array(row, dtype=np.float64)
+        w, rest = slice(0, int(self._at[1])), slice(int(self._at[1]), int(self._at[3]))
+        made[w] = np.floor(self.lower[w] + share * (made[w] - self.lower[w]))
+        if cheapest:
+            made[rest] = self.lower[rest]
+        return made
 
     def near_uniform(self, n: int, draw: np.random.Generator) -> list[NDArray[np.float64]]:
         """Vectors whose layers have nearly the same fraction of their widths, from narrow to wide."""
@@ -219,6 +236,13 @@ class Genes:
         return row if self.decode(row) == (subnet, threads) else None
 
 
+def bits_matter(objectives: Sequence[Objective | str], constraints: Sequence[Constraint]) -> bool:
+    """Whether anything can become better with fewer bits: costs that depend on them, or one's own functions."""
+    indifferent = {"error", "accuracy", "loss", "macs", "threads"}
+    columns = [o if isinstance(o, str) else None for o in objectives] + [c.column for c in constraints]
+    return any(column is None or (column in NUMBERS and column not in indifferent) for column in columns)
+
+
 def _choices(space: Any, fractions: Sequence[float] | None) -> list[int]:
     if fractions is not None:
         return sorted({int(space.round(f)) for f in fractions})
@@ -246,7 +270,12 @@ def evaluate_objectives(
     values = {}
     for objective in objectives:
         if isinstance(objective, Objective):
-            values[objective.name] = float(objective.function(net, subnet, split))
+            value = objective.function(net, subnet, split)
+            if np.ndim(value) != 0:
+                raise TypeError(
+                    f"objective {objective.name!r} must return one number, not an array of shape {np.shape(value)}"
+                )
+            values[objective.name] = float(value)
         elif objective not in NUMBERS:
             values[objective] = float(result[objective])
     return values

@@ -6,7 +6,7 @@ import pytest
 from fakes import fake_data, fake_network
 
 import dynadnn as dn
-from dynadnn import _explore
+from dynadnn import _course, _evaluate
 from dynadnn._device import engine_calls
 from dynadnn._space import Genes, as_constraint
 from dynadnn._timing import nondominated
@@ -54,10 +54,9 @@ def test_sub_nets_are_not_uniform_unless_asked_for(front, data):
 
 
 def test_nothing_is_evaluated_twice(data, monkeypatch):
-    net, seen = fake_network(), []
-    evaluate = type(net).evaluate
-    monkeypatch.setattr(type(net), "evaluate", lambda self, s, p, **k: seen.append(p) or evaluate(self, s, p, **k))
-    front = search(net, data)
+    seen, judge = [], _evaluate.accuracy_record
+    monkeypatch.setattr(_evaluate, "accuracy_record", lambda n, s, *a, **k: seen.append(s) or judge(n, s, *a, **k))
+    front = search(fake_network(), data)
     assert len(seen) == len(set(seen)) == len(front.evaluated)
 
 
@@ -172,26 +171,25 @@ def test_threads_can_be_varied(data):
 
 def test_a_killed_search_goes_on_to_the_same_front(front, data, tmp_path, monkeypatch):
     path = tmp_path / "search.jsonl"
-    net, calls = fake_network(), []
-    evaluate = type(net).evaluate
+    net, calls, judge = fake_network(), [], _evaluate.accuracy_record
 
-    def dies(self, *args, **kwargs):
+    def dies(*args, **kwargs):
         calls.append(1)
         if len(calls) == 20:
             raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)
+        return judge(*args, **kwargs)
 
     with monkeypatch.context() as m:
-        m.setattr(type(net), "evaluate", dies)
+        m.setattr(_evaluate, "accuracy_record", dies)
         with pytest.raises(KeyboardInterrupt):
             search(net, data, checkpoint=path)
     with open(path, "ab") as file:
         file.write(b'{"point": {"wid')  # killed while it wrote
     calls.clear()
-    monkeypatch.setattr(type(net), "evaluate", lambda *a, **k: calls.append(1) or evaluate(*a, **k))
+    monkeypatch.setattr(_evaluate, "accuracy_record", lambda *a, **k: calls.append(1) or judge(*a, **k))
     resumed = search(net, data, checkpoint=path, rng=None)
     assert outcome(resumed) == outcome(front)
-    assert 0 < len(calls) < len(front.evaluated)
+    assert len(calls) == len(front.evaluated) - 19  # nothing twice
     assert all(r.point in resumed.network.tables for r in resumed.records)
     lines = path.read_bytes().splitlines()
     assert len(lines) == 1 + len(front.evaluated) and all(json.loads(line) for line in lines)
@@ -200,7 +198,7 @@ def test_a_killed_search_goes_on_to_the_same_front(front, data, tmp_path, monkey
 def test_a_finished_search_answers_from_its_checkpoint(front, data, tmp_path, monkeypatch):
     net = fake_network()
     search(net, data, checkpoint=tmp_path / "s.jsonl")
-    monkeypatch.setattr(type(net), "evaluate", lambda *a, **k: pytest.fail("evaluated again"))
+    monkeypatch.setattr(_evaluate, "accuracy_record", lambda *a, **k: pytest.fail("evaluated again"))
     assert outcome(search(net, data, checkpoint=tmp_path / "s.jsonl")) == outcome(front)
 
 
@@ -237,9 +235,9 @@ def test_a_damaged_line_is_named(data, tmp_path):
 def test_a_search_ends_when_it_gains_nothing_more(data):
     front = search(fake_network(), data, generations=50, budget=None, space=dn.Space(widths=(0.5, 1.0), uniform=True))
     assert len(front.evaluated) == 3
-    assert _explore._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2], 9, 1, 0)
-    assert not _explore._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2.1], 9, 1, 0)
-    assert not _explore._ended("stalled", [0.0] * 9, 9, 1, 0)
+    assert _course._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2], 9, 1, 0)
+    assert not _course._ended("stalled", [0, 1, 1.5, 2, 2, 2, 2, 2, 2.1], 9, 1, 0)
+    assert not _course._ended("stalled", [0.0] * 9, 9, 1, 0)
 
 
 def test_termination_can_be_a_number_or_a_function(data):
@@ -256,6 +254,18 @@ def test_no_evaluation_starts_after_max_seconds(data):
     assert len(front) > 0
     with pytest.raises(dn.PointError, match="nothing was evaluated"):
         search(fake_network(), data, max_seconds=0)
+
+
+def test_measuring_all_latencies_does_not_use_up_the_time_for_evaluating_any(data, monkeypatch):
+    now, latencies = [0.0], dn.Device.latencies
+
+    def slow(device, net, points, *args, **options):
+        now[0] += len(points)
+        return latencies(device, net, points, *args, **options)
+
+    monkeypatch.setattr(dn.Device, "latencies", slow)
+    monkeypatch.setattr(_course.time, "monotonic", lambda: now[0])
+    assert len(search(fake_network(), data, population=20, max_seconds=12).evaluated) == 8
 
 
 def test_points_are_measured_again_after_a_search_on_this_cpu(data):
@@ -372,3 +382,62 @@ def test_latency_does_not_contain_the_binding_of_unnamed_points(real):
     for call in calls:
         call()
     assert [call.func.points[call.args[1]] for call in calls] == bound
+
+
+def test_a_search_says_why_it_ended(data, tmp_path):
+    assert search(fake_network(), data, budget=5).ended == "budget: 5 points are evaluated"
+    assert search(fake_network(), data, generations=2).ended == "generations: all 2 are done"
+    assert search(fake_network(), data, termination=1).ended == "termination: 1 generations are done"
+    small = search(fake_network(), data, generations=50, budget=None, space=dn.Space(widths=(0.5, 1.0), uniform=True))
+    assert small.ended == "stalled: the hypervolume gained less than 0.1% in 5 generations"
+    small.save(tmp_path / "f.json")
+    assert dn.Front.load(tmp_path / "f.json").ended == small.ended
+
+
+def test_the_best_so_far_of_a_checkpoint_needs_no_evaluation(data, tmp_path, monkeypatch):
+    path = tmp_path / "s.jsonl"
+    search(fake_network(), data, checkpoint=path, budget=30)
+    monkeypatch.setattr(_evaluate, "accuracy_record", lambda *a, **k: pytest.fail("evaluated"))
+    front = search(fake_network(), data, checkpoint=path, budget=60, max_seconds=0)
+    assert outcome(front) == outcome(search(fake_network(), data, checkpoint=path, budget=30))
+    assert front.ended == "max_seconds: 0 s are over"
+
+
+def test_measured_latencies_are_kept_beside_the_checkpoint(data, tmp_path, monkeypatch):
+    path, options = tmp_path / "s.jsonl", dict(device=None, population=4, generations=2, budget=None)
+    first = search(fake_network(), data, checkpoint=path, **options)
+    with open(path, "rb") as file:
+        lines = file.readlines()
+    path.write_bytes(b"".join(lines[:4]))  # what was measured is known, what was evaluated is lost
+    monkeypatch.setattr(dn.Device, "_measure", lambda *a: pytest.fail("measured again"))
+    again = search(fake_network(), data, checkpoint=path, **options)
+    assert [(r.point, r.latency_ms) for r in again.evaluated] == [(r.point, r.latency_ms) for r in first.evaluated]
+    (tmp_path / "s.jsonl.device.json").write_text("{}")
+    with pytest.raises(dn.FormatError, match=r"s\.jsonl\.device\.json"):
+        search(fake_network(), data, checkpoint=path, **options)
+
+
+def test_other_figures_under_the_name_of_a_device_are_another_search(data, tmp_path):
+    def table(factor):
+        net = fake_network()
+        return dn.Device.from_table(net, {p: factor * (i + 1.0) for i, p in enumerate(net.points)})
+
+    options = dict(checkpoint=tmp_path / "s.jsonl", space=dn.Space(widths=(0.25, 0.5, 1.0), uniform=True))
+    search(fake_network(), data, device=table(1), **options)
+    search(fake_network(), data, device=table(1), **options)
+    with pytest.raises(ValueError, match="latencies: "):
+        search(fake_network(), data, device=table(2), **options)
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), [1.0], "much", None])
+def test_an_objective_that_returns_no_number_is_a_failed_evaluation(data, value):
+    own = dn.Objective("own", lambda net, point, split: value)
+    with pytest.raises(dn.PointError, match="all 1 evaluations failed"):
+        search(fake_network(), data, objectives=("error", own), space=dn.Space(widths=(0.5,)), init=())
+
+
+@pytest.mark.parametrize("population", [2, 7])
+def test_a_population_that_cannot_be_leaves_no_checkpoint(data, tmp_path, population):
+    with pytest.raises(ValueError, match=f"population is {population}"):
+        search(fake_network(), data, population=population, checkpoint=tmp_path / "s.jsonl")
+    assert not list(tmp_path.iterdir())
