@@ -483,9 +483,9 @@ def verdict(result: Record, half: Record) -> list[tuple[str, str]]:
 
 def plot(result: Record, path: Path) -> None:
     """Accuracy over seconds: means over the seeds with their 95 % intervals; hollow marks at equal seconds."""
-    halves = result["design"]["halves"]
-    drawn, axes = figure(len(halves))
-    for ax, half in zip(axes, halves, strict=True):
+    halves = [h for h in result["design"]["halves"] if any(key.startswith(f"{h['name']}/") for key in result["cells"])]
+    drawn, axes = figure(max(len(halves), 1))
+    for ax, half in zip(axes, halves, strict=False):
         for style, name in zip(STYLES, (*ROWS, *HALTS), strict=False):
             for kind, hollow in ((name, False), (name + EQUAL, True)):
                 rows = list(figures(result, half, kind).values())
