@@ -105,6 +105,8 @@ def judge(row: dict[str, Any], goals: Goals) -> None:
 
 def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """Predicted against measured, a panel per network; the lines are exact and 8 % off."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     drawn, panels = figure(len(rows), 4.4)
     for axes, row, (colour, marker) in zip(panels, rows, STYLES[1:], strict=False):
         measured, predicted = (np.array([p[k] for p in row["points"]]) for k in (2, 1))
@@ -113,7 +115,12 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         axes.plot(ends, ends, color="black", linewidth=0.8)
         axes.scatter(measured, predicted, s=14, color=colour, marker=marker, label=f"{row['checked']} unseen sub-nets")
         found = row["errors"]
-        axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured, ms", ylabel="predicted, ms")
+        axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        axes.set(xlim=ends, ylim=ends, xlabel="measured, ms", ylabel="predicted, ms")
         summary = f"median {found['median']:.1%}, 95 % below {found['p95']:.1%}, Spearman {found['spearman']:.4f}"
         axes.set_title(f"{row['net']}\n{summary}", fontsize=9)
         axes.legend(fontsize=8)
