@@ -68,7 +68,8 @@ def add_commands(add: Add) -> None:
         "profile",
         _profile,
         "measure the latencies of a network's points on this CPU",
-        "Measure the named points of a saved network at 1, 2, 4, … threads, and write a device file for explore.",
+        "Measure the named points of a saved network at 1, 2, 4, … threads, and what predicts its other sub-nets, and "
+        "write a device file for explore. The file is written after every part: interrupted, the same command goes on.",
     )
     profile.add_argument("model", type=Path, help="network, as net.save wrote it")
     profile.add_argument("--threads", type=_number, metavar="N", help="most threads (default: the cores there are)")

@@ -1,8 +1,9 @@
 """Devices – the latency of operating points on one CPU, measured once and kept.
 
 A search needs the same answer whenever it asks for the same point, and one point's figure must not depend on when its
-turn came. So a point is measured on first request, in turns with a probe; its time is scaled to what the probe took
-when it was measured first, and kept from then on. The probe is the widest point of the same network: a busy machine
+turn came. So points are predicted by a model that `profile_device` measures what it needs for. Without such a profile a
+point is measured on first request, in turns with a probe; its time is scaled to what the probe took when it was
+measured first, and kept from then on. The probe is the widest point of the same network: a busy machine
 slows different kinds of work differently, but the widest point about as much as the narrower ones.
 """
 
@@ -21,9 +22,12 @@ from numpy.typing import NDArray
 from ._arguments import positive_int, thread_count
 from ._documents import load_document, save_document
 from ._energy import MEASURED, UNAVAILABLE, Energy, Found, Power, find_meter, measure_energy
-from ._errors import PointError
+from ._errors import FormatError, PointError
 from ._identity import PointDocument, point_document, structure_hash
+from ._latency_model import GIVEN, MODELLED, PREDICTED, Latency, Profile
+from ._latency_model import MEASURED as TIMED
 from ._machine import Machine, cpu_name, this_machine
+from ._predictions import Predictions
 from ._table import Table
 from ._timing import Timing, samples, summarise
 
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
     from ._points import Subnet
 
 KIND, VERSION = "dynadnn-device", 1
+ROUNDS, CHECK_ROUNDS = 41, 40
+# Half the 95 % interval of a median over ROUNDS normal blocks, over the distance of their 10th and 90th percentiles.
+MEDIAN_ERROR = 1.96 * 1.2533 / 2.563 / ROUNDS**0.5
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -55,6 +62,7 @@ class _Body(msgspec.Struct):
     rows: list[Row]
     speed: tuple[float, float] | None = None
     power: Power | None = None
+    profiles: list[Profile] = []
 
 
 _Key = tuple[str, PointDocument, int]
@@ -84,6 +92,7 @@ class Device:
         self._power: Power | None = None
         self._meter: Found | None = None
         self._path: Path | None = None
+        self._predictions = Predictions()
         for row in rows:
             self._keep(row)
 
@@ -135,7 +144,11 @@ class Device:
         return self._speed is None and self.machine.cpu == cpu_name()
 
     def latency(self, net: Network, point: Any = None, threads: int = 1) -> float:
-        """Latency of one inference, batch 1, milliseconds: kept, or measured now and kept.
+        """Latency of one inference, batch 1, milliseconds: kept, predicted, or measured now and kept.
+
+        Points that were measured have what was measured. Others are predicted where `profile_device` made a model of
+        the network at this number of threads; `estimate` says which, and how far off it may be. Without a model they
+        are measured.
 
         Parameters
         ----------
@@ -154,7 +167,7 @@ class Device:
         return self.latencies(net, [point], threads)[0]
 
     def latencies(self, net: Network, points: Sequence[Any], threads: int = 1) -> list[float]:
-        """Latencies of several points, in milliseconds; those not yet kept are measured in turns.
+        """Latencies of several points, in milliseconds; those neither kept nor predicted are measured in turns.
 
         Parameters
         ----------
@@ -170,25 +183,54 @@ class Device:
             return [net.macs(s) / (gmacs * 1e6 * threads) + net.bytes(s) / rate * 1e3 for s in subnets]
         keys = [(network, point_document(subnet), threads) for subnet in subnets]
         wanted = {key: subnet for key, subnet in zip(keys, subnets, strict=True) if key not in self._table}
-        if wanted:
-            if not self.is_here:
-                raise PointError(
-                    f"the device has no figure for {next(iter(wanted.values()))} at {threads} threads, and its "
-                    f"{len(self._table)} figures are of {self.machine.cpu!r}; this is {cpu_name()!r}, "
-                    "so nothing is measured here: profile that CPU, or use dn.profile_device(net) for this one"
-                )
-            widest = net._find(None)
-            probe = (network, point_document(widest), threads)
-            wanted.pop(probe, None)
-            timings = self._measure(net, [widest, *wanted.values()], threads)
-            if probe not in self._table:
-                self._keep(_row(probe, timings[0], 1.0))
-            scale = self._table[probe].latency_ms / timings[0].median_ms if timings[0].median_ms > 0 else 1.0
-            for key, timing in zip(wanted, timings[1:], strict=True):
-                self._keep(_row(key, timing, scale))
-            if self._path is not None:
-                self.save(self._path)
-        return [self._table[key].latency_ms for key in keys]
+        predicted: dict[_Key, float] = {}
+        if wanted and self._predicts(net, network, threads):
+            probe_ms = self._table[network, point_document(net._find(None)), threads].latency_ms
+            predicted = {key: ratio * probe_ms for key, ratio in self._predictions.ratios(net, wanted).items()}
+        else:
+            self._add(net, wanted, threads)
+        return [self._table[key].latency_ms if key in self._table else predicted[key] for key in keys]
+
+    def estimate(self, net: Network, point: Any = None, threads: int = 1) -> Latency:
+        """Return the latency as `latency` does, with where it is from and how far off it may be.
+
+        Parameters
+        ----------
+        net, point, threads
+            As in `latency`.
+
+        Returns
+        -------
+        Latency
+            ``ms``, ``label`` ("measured", "predicted", "modelled" or "given"), ``error_ms``.
+
+        Raises
+        ------
+        PointError
+            As `latency`.
+
+        Examples
+        --------
+        >>> import dynadnn as dn
+        >>> net = dn.nets.mlp((8, 8, 1), 10, points=(0.5, 1.0), rng=0)
+        >>> dn.Device.from_table(net, {0.5: 1.25}).estimate(net, 0.5)
+        Latency(ms=1.25, label='given', error_ms=None)
+        """
+        subnet = net._find(point)
+        return self._origin(net, subnet, threads, self.latency(net, subnet, threads))
+
+    def _origin(self, net: Network, subnet: Subnet, threads: int, latency: float) -> Latency:
+        """Say where a latency is from."""
+        network = structure_hash(net)
+        if self._speed is not None:
+            return Latency(latency, MODELLED)
+        row = self._table.get((network, point_document(subnet), threads))
+        if row is None:
+            error = self._predictions.profiles[network, threads].relative_error
+            return Latency(latency, PREDICTED, None if error is None else error * latency)
+        if row.p10_ms is None or row.p90_ms is None:
+            return Latency(latency, TIMED if row.runs else GIVEN)
+        return Latency(latency, TIMED, (row.p90_ms - row.p10_ms) * MEDIAN_ERROR)
 
     def energy(self, net: Network, point: Any = None, threads: int = 1) -> Energy:
         """Energy of one inference: measured and kept where this machine has a meter, else by the power table.
@@ -267,48 +309,49 @@ class Device:
         self._power = Power(known, float(error), source or "given power table")
         return self
 
-    def check(self, net: Network, n: int = 50) -> Table:
-        """Measure kept points again and compare.
+    def check(self, net: Network, n: int = 50, *, rounds: int = CHECK_ROUNDS, seed: int = 0) -> Table:
+        """Measure sub-nets and compare with what the device says of them.
+
+        Where there is a latency model, these are sub-nets that no figure of the device is of, drawn as a search draws
+        its first ones, and predicted. Without one, points that were measured are measured again.
 
         Parameters
         ----------
         net : Network
-            Whose points to measure.
+            Whose sub-nets to measure.
         n : int
-            At most so many, spread evenly over the kept ones.
+            At most so many at each number of threads; of measured points spread evenly over them.
+        rounds : int
+            Blocks of about half a millisecond per sub-net, beside the probe.
+        seed : int
+            Of the draw.
 
         Returns
         -------
         Table
-            ``threads``, ``kept_ms``, ``measured_ms`` and ``relative_error`` per point.
+            ``point``, ``threads``, ``label`` ("predicted" or "measured"), ``latency_ms`` as the device has it,
+            ``measured_ms`` now, at the probe's pace when the device was made, and ``relative_error`` of the former. The
+            title sums up the errors.
 
         Raises
         ------
         ValueError
-            If the device is of another CPU.
+            If the device is of another CPU, or n or rounds below 1.
         """
+        n, rounds = positive_int(n, "n"), positive_int(rounds, "rounds")
         if not self.is_here:
             raise ValueError(
                 f"the device is of {self.machine.cpu!r} and this is {cpu_name()!r}: nothing can be checked"
             )
-        network = structure_hash(net)
-        rows = [row for row in self._table.values() if row.network == network]
-        rows = (
-            [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int))] if rows else []
-        )
-        out = []
-        for threads in sorted({row.threads for row in rows}):
-            some = [row for row in rows if row.threads == threads]
-            timings = self._measure(net, [row.point.subnet() for row in some], threads)
-            for row, timing in zip(some, timings, strict=True):
-                error = timing.median_ms / row.latency_ms - 1
-                out.append((_label(row.point), threads, row.latency_ms, timing.median_ms, error))
-        return Table(("point", "threads", "kept_ms", "measured_ms", "relative_error"), out)
+        from ._device_check import check_device
+
+        return check_device(self, net, n, rounds, seed)
 
     def table(self) -> Table:
-        """Return the kept figures as a table."""
+        """Return the kept figures, measured or given, as a table; its title says what predicts the others."""
         rows = [
-            (row.network, _label(row.point), row.threads, row.latency_ms, row.p10_ms, row.p90_ms, row.runs,
+            (row.network, row.point.label, row.threads, TIMED if row.runs else GIVEN, row.latency_ms, row.p10_ms,
+             row.p90_ms, row.runs,
              row.energy_mj, row.energy_mj_error)
             for row in self._table.values()
         ]  # fmt: skip
@@ -316,6 +359,7 @@ class Device:
             "network",
             "point",
             "threads",
+            "label",
             "latency_ms",
             "p10_ms",
             "p90_ms",
@@ -323,7 +367,7 @@ class Device:
             "energy_mj",
             "energy_mj_error",
         )
-        return Table(columns, rows, self.machine.cpu)
+        return Table(columns, rows, "; ".join([self.machine.cpu, *self._predictions.titles()]))
 
     def save(self, path: str | Path) -> None:
         """Write the device as one JSON file; an old file stays if that fails.
@@ -332,7 +376,13 @@ class Device:
         ----------
         path : str or Path
         """
-        body = _Body(self.machine, list(self._table.values()), self._speed, self._power)
+        body = _Body(
+            self.machine,
+            list(self._table.values()),
+            self._speed,
+            self._power,
+            list(self._predictions.profiles.values()),
+        )
         save_document(path, KIND, VERSION, msgspec.structs.asdict(body))
 
     @classmethod
@@ -349,8 +399,12 @@ class Device:
             If the file is something else or damaged.
         """
         body = load_document(path, KIND, VERSION, _Body)
+        for profile in body.profiles:
+            if fault := profile.fault():
+                raise FormatError(f"{path} is damaged: {fault}")
         device = cls(body.machine, rows=body.rows)
         device._speed, device._power = body.speed, body.power
+        device._predictions = Predictions(body.profiles)
         return device
 
     def __len__(self) -> int:
@@ -358,7 +412,8 @@ class Device:
         return len(self._table)
 
     def __repr__(self) -> str:
-        return f"Device({self.machine.cpu!r}, {len(self)} figures)"
+        models = len(self._predictions.titles())
+        return f"Device({self.machine.cpu!r}, {len(self)} figures" + (f", {models} latency models)" if models else ")")
 
     def _keep(self, row: Row) -> None:
         self._table[row.network, row.point, row.threads] = row
@@ -376,7 +431,8 @@ class Device:
         found = self._found()
         if found.meter is None:
             return None, found.reason
-        self.latencies(net, [subnet], key[2])
+        if key not in self._table:
+            self._add(net, {key: subnet}, key[2])
         (energy,) = measure_energy(engine_calls(net, [subnet], key[2]), found)
         if energy.mj is None:  # not tried again for every point
             self._meter = Found(None, energy.source)
@@ -391,6 +447,7 @@ class Device:
     def _adopt(self, other: Device) -> None:
         """Take over the figures of another device of this CPU that this one lacks."""
         self._table = {**other._table, **self._table}
+        self._predictions.adopt(other._predictions)
 
     def _keep_at(self, path: Path | None) -> None:
         """Write every figure to a file once it is measured; None ends that."""
@@ -401,10 +458,39 @@ class Device:
     def _digest(self) -> str:
         """Hash of the latencies."""
         rows = sorted(((r.network, r.point, r.threads, r.latency_ms) for r in self._table.values()), key=repr)
-        return hashlib.sha256(msgspec.json.encode((rows, self._speed))).hexdigest()[:16]
+        profiles = self._predictions.figures()
+        figures = (rows, self._speed, profiles) if profiles else (rows, self._speed)
+        return hashlib.sha256(msgspec.json.encode(figures)).hexdigest()[:16]
+
+    def _predicts(self, net: Network, network: str, threads: int) -> bool:
+        """Whether points of a network can be predicted: there is a model, and its probe was measured."""
+        probe = (network, point_document(net._find(None)), threads)
+        return self._predictions.complete(network, threads) and probe in self._table
+
+    def _add(self, net: Network, wanted: Mapping[_Key, Subnet], threads: int) -> None:
+        """Measure points in turns with the probe, and keep them."""
+        if not wanted:
+            return
+        if not self.is_here:
+            raise PointError(
+                f"the device has no figure for {next(iter(wanted.values()))} at {threads} threads, and its "
+                f"{len(self._table)} figures are of {self.machine.cpu!r}; this is {cpu_name()!r}, "
+                "so nothing is measured here: profile that CPU, or use dn.profile_device(net) for this one"
+            )
+        widest = net._find(None)
+        probe = (structure_hash(net), point_document(widest), threads)
+        rest = {key: subnet for key, subnet in wanted.items() if key != probe}
+        timings = self._measure(net, [widest, *rest.values()], threads)
+        if probe not in self._table:
+            self._keep(_row(probe, timings[0], 1.0))
+        scale = self._table[probe].latency_ms / timings[0].median_ms if timings[0].median_ms > 0 else 1.0
+        for key, timing in zip(rest, timings[1:], strict=True):
+            self._keep(_row(key, timing, scale))
+        if self._path is not None:
+            self.save(self._path)
 
     def _measure(self, net: Network, subnets: Sequence[Subnet], threads: int) -> list[Timing]:
-        durations, repeats = samples(engine_calls(net, subnets, threads), rounds=41, block_ms=0.5, warmup_ms=2.0)
+        durations, repeats = samples(engine_calls(net, subnets, threads), rounds=ROUNDS, block_ms=0.5, warmup_ms=2.0)
         return [summarise(row, n) for row, n in zip(durations, repeats, strict=True)]
 
 
@@ -412,10 +498,15 @@ def _row(key: _Key, timing: Timing, scale: float) -> Row:
     return Row(*key, timing.median_ms * scale, timing.p10_ms * scale, timing.p90_ms * scale, timing.runs)
 
 
-def profile_device(net: Network, *, threads: int | None = None, path: str | Path | None = None) -> Device:
-    """Measure a network's named points on this CPU.
+def profile_device(
+    net: Network, *, threads: int | None = None, path: str | Path | None = None, model: bool = True
+) -> Device:
+    """Measure a network's named points on this CPU, and what predicts all its other sub-nets.
 
-    Other points are measured when a search first asks for them. No data is needed.
+    Up to 240 sub-nets are run, chosen so that every layer meets every width and number of bits; their layers are timed
+    in sequence, and a probe beside them. From these the device has a latency model (`Device.latency`); `Device.check`
+    measures how good it is. That takes seconds for a network of 1 ms. A network of few sub-nets has no model: they are
+    measured when they are asked for. No data is needed, and no statistics of the points.
 
     Parameters
     ----------
@@ -424,7 +515,9 @@ def profile_device(net: Network, *, threads: int | None = None, path: str | Path
     threads : int, optional
         Most threads; 1, 2, 4, … up to this are measured. None is the cores this process may use.
     path : str or Path, optional
-        File to continue from, if it exists, and to save to.
+        File to continue from, if it exists, and to save to, after every few sub-nets.
+    model : bool
+        Without, only the named points are measured, and others when they are asked for.
 
     Returns
     -------
@@ -433,12 +526,14 @@ def profile_device(net: Network, *, threads: int | None = None, path: str | Path
     Raises
     ------
     ValueError
-        If the file is of another CPU.
+        If the file is of another CPU, or threads below 1.
+    FormatError
+        If the file is damaged or something else.
 
     Examples
     --------
     >>> import dynadnn as dn
-    >>> net = dn.nets.mlp((8, 8, 1), 10, points=(0.5, 1.0), rng=0)
+    >>> net = dn.nets.mlp((8, 8, 1), 10, width=16, points=(0.5, 1.0), rng=0)
     >>> device = dn.profile_device(net, threads=1)
     >>> len(device)
     2
@@ -451,6 +546,10 @@ def profile_device(net: Network, *, threads: int | None = None, path: str | Path
         device.latencies(net, list(dict.fromkeys(net.points.values())), count)
         if path is not None:
             device.save(path)
+        save = (lambda: None) if path is None else partial(device.save, path)
+        if not model:
+            continue
+        device._predictions.profile(net, structure_hash(net), count, save)
     return device
 
 
@@ -484,9 +583,3 @@ def engine_calls(net: Network, subnets: Sequence[Subnet], threads: int) -> list[
     names = [f"timed {i}" for i in range(len(bound))]
     engine.points.update(zip(names, bound, strict=True))
     return [partial(engine, x, name, out) for name in names]
-
-
-def _label(point: PointDocument) -> str:
-    text = "-".join(map(str, point.widths))
-    bits = [b for b in dict.fromkeys(point.bits) if b != "fp32"]
-    return text + (f"/{','.join(map(str, bits))}bit" if bits else "")

@@ -226,7 +226,8 @@ class Evaluator:
                 yield Record(point=record.point, name=record.name, threads=threads, failure=latency)
             else:
                 energy = self._device.energy(self._work, record.point, threads)
-                yield msgspec.structs.replace(record, latency_ms=latency, **energy.fields())
+                figure = self._device._origin(self._work, record.point, threads, latency)
+                yield msgspec.structs.replace(record, **figure.fields(), **energy.fields())
 
     def _latency(self, record: Record, threads: int) -> float | str:
         try:
@@ -271,6 +272,8 @@ class Evaluator:
             name=costs.name,
             threads=costs.threads,
             latency_ms=costs.latency_ms,
+            latency_label=costs.latency_label,
+            latency_ms_error=costs.latency_ms_error,
             energy_mj=costs.energy_mj,
             energy_mj_error=costs.energy_mj_error,
             energy_label=costs.energy_label,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Objective", "Space", "explore"]
 
+WORTH_A_MODEL = 240  # evaluations: as many sub-nets as a profile measures
+
 
 def explore(
     net: Network,
@@ -72,7 +74,8 @@ def explore(
     space : Space, optional
         What to vary; widths per channel space, and bits if several are offered.
     device : Device, optional
-        Where latencies come from; this CPU otherwise.
+        Where latencies come from. This CPU otherwise: by a latency model if the search may evaluate 240 sub-nets or
+        more, by measuring each if it may not; with several ``space.threads``, those above 1 are measured.
     population, generations : int
         Size and number of generations of NSGA-II.
     budget : int, optional
@@ -154,7 +157,8 @@ def explore(
     rows = [row for s, t in seeds if (row := genes.encode(s, t)) is not None]
     near = genes.near_uniform(population // 2, np.random.default_rng([seed, 1]))
     search.start(np.array([*rows, *near][:population]))
-    device = _device_of(net, device, checkpoint, resume)
+    many = min(population * generations, limit or population * generations) >= WORTH_A_MODEL
+    device = _device_of(net, device, checkpoint, resume, many)
     journal = None
     if checkpoint is not None:
         options = _options(net, data, goals, limits, space, population, seed, device, stop_early)
@@ -186,14 +190,14 @@ def explore(
     return _front(course, goals, evaluator, device, seed, ended)
 
 
-def _device_of(net: Network, device: Device | None, checkpoint: str | Path | None, resume: bool) -> Device:
+def _device_of(net: Network, device: Device | None, checkpoint: str | Path | None, resume: bool, many: bool) -> Device:
     """Return the device with the latencies that an earlier part of the search measured."""
     if checkpoint is None:
-        return profile_device(net, threads=1) if device is None else device
+        return profile_device(net, threads=1, model=many) if device is None else device
     path = _device_path(checkpoint)
     earlier = Device.load(path) if resume and path.exists() and Path(checkpoint).exists() else None
     if device is None:
-        device = earlier if earlier is not None and earlier.is_here else profile_device(net, threads=1)
+        device = earlier if earlier is not None and earlier.is_here else profile_device(net, threads=1, model=many)
     elif earlier is not None and device.is_here and earlier.machine.cpu == device.machine.cpu:
         device._adopt(earlier)
     return device

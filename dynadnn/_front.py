@@ -442,13 +442,13 @@ class Front:
         """Return the points as a table, one row each, full precision."""
         columns = (
             "point", "threads", "accuracy", "accuracy_low", "accuracy_high", "error", "loss", "latency_ms",
-            "latency_ms_measured", "latency_ms_p10", "latency_ms_p90", "energy_mj", "energy_mj_error", "energy_label",
-            "bytes", "macs", "accuracy_test",
+            "latency_label", "latency_ms_measured", "latency_ms_p10", "latency_ms_p90", "energy_mj", "energy_mj_error",
+            "energy_label", "bytes", "macs", "accuracy_test",
         )  # fmt: skip
         rows = [
             [
                 r.label, r.threads, r.accuracy, *(r.accuracy_interval or (None, None)), r.error, r.loss,
-                r.latency_ms, r.latency_ms_measured, r.latency_ms_p10, r.latency_ms_p90, r.energy_mj,
+                r.latency_ms, r.latency_label, r.latency_ms_measured, r.latency_ms_p10, r.latency_ms_p90, r.energy_mj,
                 r.energy_mj_error, r.energy_label, r.bytes, r.macs, r.accuracy_test,
             ]
             for r in self.records

@@ -26,6 +26,13 @@ class PointDocument(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return the sub-net."""
         return Subnet(self.widths, self.bits, self.depth)
 
+    @property
+    def label(self) -> str:
+        """Widths, and the bits where there are any."""
+        text = "-".join(map(str, self.widths))
+        bits = [b for b in dict.fromkeys(self.bits) if b != "fp32"]
+        return text + (f"/{','.join(map(str, bits))}bit" if bits else "")
+
 
 def point_document(subnet: Subnet) -> PointDocument:
     """Return what files hold of a sub-net."""

@@ -14,6 +14,8 @@ import msgspec
 
 from ._arguments import available_cores
 
+THERMAL = Path("/sys/class/thermal")
+
 
 class Machine(msgspec.Struct, frozen=True):
     """What a measurement depends on besides the network.
@@ -105,6 +107,17 @@ def cpu_name() -> str:
         except (OSError, subprocess.SubprocessError):
             pass
     return platform.processor() or platform.machine() or "unknown CPU"
+
+
+def celsius() -> float | None:
+    """Temperature of the warmest thermal zone, where one can be read; of zones named after the CPU if there are any."""
+    zones: dict[bool, list[float]] = {True: [], False: []}
+    for zone in sorted(THERMAL.glob("thermal_zone*")):
+        text = _read(str(zone / "temp")) or ""
+        if text.lstrip("-").isdigit():
+            kind = (_read(str(zone / "type")) or "").lower()
+            zones[any(name in kind for name in ("cpu", "pkg", "soc", "core"))].append(int(text) / 1e3)
+    return max(zones[True] or zones[False], default=None)
 
 
 def _mhz() -> float | None:

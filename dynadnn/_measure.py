@@ -79,7 +79,9 @@ def measure(
             record, result = figures(net, subnet, split, further, **fields)
             records.append(msgspec.structs.replace(record, values={m: float(result[m]) for m in further}))
     timed = measure_records(networks, records)
-    done = [msgspec.structs.replace(r, latency_ms=r.latency_ms_measured) for r in timed.values()]
+    done = [
+        msgspec.structs.replace(r, latency_ms=r.latency_ms_measured, latency_label="measured") for r in timed.values()
+    ]
     return Front(networks, done)
 
 

@@ -28,7 +28,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
     accuracy_interval : tuple of float or None
         95 % interval of the accuracy.
     latency_ms : float or None
-        One inference, batch 1, as the device's table has it.
+        One inference, batch 1, as the device has it.
+    latency_label : str
+        Where that is from: ``"measured"``, ``"predicted"``, ``"modelled"`` or ``"given"``; empty where unknown.
+    latency_ms_error : float or None
+        Half the width of its 95 % interval.
     latency_ms_measured, latency_ms_p10, latency_ms_p90 : float or None
         Median, 10th and 90th percentile measured afterwards, in turns with the other points.
     runs : int
@@ -61,6 +65,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, eq=T
     error: float | None = None
     loss: float | None = None
     latency_ms: float | None = None
+    latency_label: str = ""
+    latency_ms_error: float | None = None
     latency_ms_measured: float | None = None
     latency_ms_p10: float | None = None
     latency_ms_p90: float | None = None

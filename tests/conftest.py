@@ -83,3 +83,13 @@ def isas() -> list[str]:
     """The levels this CPU has, lowest first; "ref" is always there."""
     core = pytest.importorskip("dynadnn._core", exc_type=ImportError)
     return list(core.config()["isa_found"])
+
+
+@pytest.fixture
+def quick_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices are profiled with few sub-nets, each timed once."""
+    from dynadnn import _design, _profile_device
+
+    monkeypatch.setattr(_design, "MOST", 24)
+    monkeypatch.setattr(_profile_device, "ROUNDS", 1)
+    monkeypatch.setattr(_profile_device, "BLOCK_MS", 0.01)

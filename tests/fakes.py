@@ -13,19 +13,31 @@ SECONDS_PER_MAC = 5e-11
 IMAGES = 1000
 
 
+class FakePoint:
+    def __init__(self, macs):
+        self.macs = macs
+        self.steps = [{"node": int(node)} for node in np.flatnonzero(macs)]
+
+
 class FakeEngine:
     def __init__(self, net):
-        self._net, self.points = net, {}
+        self._net, self.points, self.plan = net, {}, self
+
+    def bind(self, active, bits, depth, *tables):
+        return FakePoint(self._net._graph.cost(active, bits, depth)[0])
 
     def _bind(self, point):
         subnet = self._net._find(point)
         self._net._binding(subnet)
-        return self._net.macs(subnet)
+        return self.bind(*self._net._rules.arrays(subnet))
+
+    def profile_steps(self, x, point, repeats=1):
+        return point.macs[point.macs > 0] * SECONDS_PER_MAC * 1e9 * repeats
 
     def __call__(self, x, point=None, out=None):
         assert x.shape == (1, *self._net.shape)
-        macs = self.points[point] if point in self.points else self._bind(point)
-        end = time.perf_counter() + macs * SECONDS_PER_MAC
+        bound = self.points[point] if point in self.points else self._bind(point)
+        end = time.perf_counter() + bound.macs.sum() * SECONDS_PER_MAC
         while time.perf_counter() < end:
             pass
         return np.zeros((len(x), self._net.outputs), np.float32)

@@ -11,6 +11,8 @@ from dynadnn import _cli, _cli_search, _device
 
 QUICK = ("--population", "4", "--budget", "6", "--seed", "0")
 
+pytestmark = pytest.mark.usefixtures("quick_profiles")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

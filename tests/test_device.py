@@ -8,6 +8,8 @@ import dynadnn as dn
 from dynadnn import _container, _device, _documents, _machine
 from dynadnn._identity import network_hash, structure_hash
 
+pytestmark = pytest.mark.usefixtures("quick_profiles")
+
 
 @pytest.fixture
 def net():
@@ -49,7 +51,7 @@ def test_the_table_does_not_depend_on_the_weights_but_on_the_structure(net):
 
 
 def test_threads_are_kept_apart(net):
-    device = dn.profile_device(net, threads=3)
+    device = dn.profile_device(net, threads=3, model=False)
     assert sorted(set(device.table()["threads"])) == [1, 2, 3] and len(device) == 9
 
 
@@ -81,7 +83,7 @@ def test_profiling_goes_on_from_its_file(net, tmp_path, monkeypatch):
 
 def test_on_another_cpu_kept_figures_are_used_and_nothing_is_measured(net, tmp_path, elsewhere):
     path = tmp_path / "d.json"
-    device = dn.profile_device(net, threads=1, path=path)
+    device = dn.profile_device(net, threads=1, path=path, model=False)
     elsewhere()
     loaded = dn.Device.load(path)
     assert not loaded.is_here
@@ -115,7 +117,7 @@ def test_energy_is_labelled_unavailable(net):
 
 def test_kept_figures_can_be_checked(net):
     device = dn.profile_device(net, threads=1)
-    table = device.check(net, n=2)
+    table = device.check(net, n=2, rounds=2)
     assert len(table) == 2 and all(abs(e) < 10 for e in table["relative_error"])
     assert len(dn.Device().check(net)) == 0
 
@@ -134,7 +136,7 @@ def test_kept_figures_can_be_checked(net):
 )
 def test_a_damaged_file_is_refused(net, tmp_path, damage):
     path = tmp_path / "d.json"
-    dn.profile_device(net, threads=1, path=path)
+    dn.profile_device(net, threads=1, path=path, model=False)
     path.write_text(damage(path.read_text()), errors="surrogateescape")
     with pytest.raises(dn.FormatError, match=r"d\.json"):
         dn.Device.load(path)
@@ -154,7 +156,7 @@ def test_a_well_formed_file_of_wrong_types_is_refused(tmp_path):
 
 def test_a_failed_save_leaves_the_old_file(net, tmp_path, monkeypatch):
     path = tmp_path / "d.json"
-    dn.profile_device(net, threads=1, path=path)
+    dn.profile_device(net, threads=1, path=path, model=False)
     before = path.read_bytes()
 
     def full(*_):
