@@ -200,18 +200,17 @@ def begin(design: Design, quick: bool, path: Path) -> Record:
     return found
 
 
-def run_cell(cell: Cell, design: Design, result: Record, path: Path) -> None:
+def run_cell(cell: Cell, design: Design, result: Record, head: Record, path: Path) -> None:
     """One cell; its record is in the JSON before the next begins, beside what another process put there meanwhile."""
     load = os.getloadavg()
     if not cell.key.startswith("front/") and load[0] > QUIET:
         print(f"the load average is {load[0]:.1f}: {cell.key} is not of a quiet machine", file=sys.stderr)
     record = cell.run(design)
-    head = environment(1)
     version = dn.__version__ if cell.needs == "dynadnn" else metadata.version(cell.needs)
     record |= {"version": version, "load_average": load, **{key: head[key] for key in ("date", "commit", "cpu")}}
     there = begin(design, result["quick"], path)["cells"] | {cell.key: record}
     result["cells"] = {each.key: there[each.key] for each in cells(design) if each.key in there}
-    result |= environment(1, ("pymoo", "pygmo", "deap", "optuna", "moocore"))
+    result |= head
     replace_json(path, result)
     print(f"done: {cell.key}", flush=True)
 
@@ -239,9 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.table:
         if any(not cell.key.startswith("front/") for cell in asked):
             pin_to_one_core()
+        head = environment(1, tuple(dict.fromkeys(cell.needs for cell in every if cell.needs != "dynadnn")))
         for cell in asked:
             if cell.needs not in absent and cell.key not in begin(design, options.quick, path)["cells"]:
-                run_cell(cell, design, result, path)
+                run_cell(cell, design, result, head, path)
     for name in absent:
         print(f"      {name} is not installed: its cells are left out")
     lacking = [cell.key for cell in every if cell.key not in result["cells"] and cell.needs not in absent]
