@@ -65,7 +65,7 @@ FULL = Design(
         *((100, "pymoo", 200), (100, "pygmo", 200), (100, "deap", 20), (100, "optuna", 5)),
         *((1000, "pymoo", 20), (1000, "pygmo", 20), (1000, "deap", 5), (1000, "optuna", 2)),
     ),
-    budgets=((100, 200, ("dynadnn", "pymoo", "pygmo", "deap")), (40, 25, tuple(OPTIMISERS))),
+    budgets=((100, 200, ("dynadnn", "pymoo", "pygmo", "deap")), (20, 20, tuple(OPTIMISERS))),
     ranks=((1000, 2), (10000, 2), (10000, 3), (10000, 5)),
     volumes=((1000, 2), (1000, 3), (200, 4), (100, 5), (60, 6)),
     seconds=6.0,
