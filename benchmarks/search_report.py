@@ -149,7 +149,7 @@ def fronts(result: Record, budget: Sequence[Any], measure: str) -> dn.Table:
 
 def quartiles(values: Sequence[float]) -> str:
     low, middle, high = np.percentile(values, (25, 50, 75))
-    return f"{middle:.4g} [{low:.4g} {high:.4g}]"
+    return f"{middle:.5g} [{low:.5g} {high:.5g}]"
 
 
 def against_moocore(result: Record) -> dn.Table:

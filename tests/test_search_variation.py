@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 core = pytest.importorskip("dynadnn._core", exc_type=ImportError)
 Floats = NDArray[np.float64]
-ROWS, VARIABLES = 4000, 12
+ROWS, VARIABLES = 40000, 12
 SMALL, LARGE, CROSSING, MUTATION = 0.3, 0.6, 15.0, 20.0
 
 
