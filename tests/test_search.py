@@ -291,46 +291,11 @@ def zdt1(x):
     return np.stack([x[:, 0], g * (1 - np.sqrt(x[:, 0] / g))], 1)
 
 
-def zdt4(x):
-    g = 1 + 10 * (x.shape[1] - 1) + (x[:, 1:] ** 2 - 10 * np.cos(4 * np.pi * x[:, 1:])).sum(1)
-    return np.stack([x[:, 0], g * (1 - np.sqrt(x[:, 0] / g))], 1)
-
-
-def dtlz2(x):
-    g = ((x[:, 2:] - 0.5) ** 2).sum(1)
-    a, b = x[:, 0] * np.pi / 2, x[:, 1] * np.pi / 2
-    return (1 + g)[:, None] * np.stack([np.cos(a) * np.cos(b), np.cos(a) * np.sin(b), np.sin(a)], 1)
-
-
 def run(search, problem, generations, constraint=None):
     for _ in range(generations):
         x = search.ask()
         search.tell(x, problem(x), None if constraint is None else constraint(x))
     return search
-
-
-def zdt_front(n=500):
-    x = np.linspace(0, 1, n)
-    return np.stack([x, 1 - np.sqrt(x)], 1)
-
-
-def test_zdt1_converges_to_its_front():
-    search = run(NSGA2(np.zeros(30), np.ones(30), rng=1), zdt1, 250)
-    assert hypervolume(search.front.f, [1.1, 1.1]) > 0.867  # of 0.8767; random search reaches 0
-    assert igd_plus(search.front.f, zdt_front()) < 0.005
-
-
-def test_zdt4_escapes_its_local_fronts():
-    low, high = np.r_[0, np.full(9, -5.0)], np.r_[1, np.full(9, 5.0)]
-    found = [igd_plus(run(NSGA2(low, high, rng=seed), zdt4, 300).front.f, zdt_front()) for seed in range(5)]
-    assert np.median(found) < 0.1  # the next local front lies 0.25 higher
-
-
-def test_dtlz2_converges_to_the_sphere():
-    search = run(NSGA2(np.zeros(12), np.ones(12), objectives=3, rng=1), dtlz2, 200)
-    radius = np.linalg.norm(search.front.f, axis=1)
-    assert radius.max() < 1.15 and len(search.front) > 80
-    assert igd_plus(search.front.f, objectives("one front", 300, 3)) < 0.06
 
 
 def test_a_single_objective_is_minimised():
