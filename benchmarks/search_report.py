@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from optimisers import OPTIMISERS, missing
 
 import dynadnn as dn
+from dynadnn._metrics import mean_ranks
 
 Record = dict[str, Any]
 LABELS = {"dynadnn": "dynadnn", "pymoo": "pymoo", "pygmo": "pygmo", "deap": "DEAP", "optuna": "Optuna"}
@@ -31,9 +32,8 @@ def mann_whitney(a: ArrayLike, b: ArrayLike) -> float:
     first, both = np.asarray(a, float), np.concatenate([np.asarray(a, float), np.asarray(b, float)])
     n, total = len(first), len(both)
     m = total - n
-    _, inverse, counts = np.unique(both, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    u = ranks[:n].sum() - n * (n + 1) / 2
+    counts = np.unique(both, return_counts=True)[1]
+    u = mean_ranks(both)[:n].sum() - n * (n + 1) / 2
     variance = n * m / 12 * (total + 1 - (counts**3 - counts).sum() / (total * (total - 1)))
     if variance <= 0:
         return 1.0

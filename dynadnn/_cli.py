@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ._cli_search import add_commands
+from ._cli_search import above_zero, add_commands
 from ._errors import InfeasibleError
 
 EXIT_CODES = """exit codes:
@@ -111,13 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e7:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return value
+    return above_zero(text, float, "number of seconds", 1e7)
 
 
 def _help(options: argparse.Namespace, start: float) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -21,6 +22,7 @@ DATA = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "har", "speec
 CONNECT_SECONDS, WORKER_SECONDS = 10, 30
 
 Add = Callable[..., argparse.ArgumentParser]
+T = TypeVar("T", int, float)
 
 
 def add_commands(add: Add) -> None:
@@ -113,7 +115,7 @@ def _explore(options: argparse.Namespace, start: float) -> dict[str, Any]:
     data = _data(options.data, options.root)
     device = None if options.device is None else Device.load(options.device)
     if device is not None and not device.is_here:
-        _say(f"latencies are of {device.machine.cpu}, nothing is measured here")
+        sys.stderr.write(f"latencies are of {device.machine.cpu}, nothing is measured here\n")
     options.out.mkdir(parents=True, exist_ok=True)
     executor, close = _executor(options)
     try:
@@ -158,12 +160,12 @@ def _profile(options: argparse.Namespace, start: float) -> dict[str, Any]:
     from ._files import load
 
     device = profile_device(load(options.model), threads=options.threads, path=options.out)
+    table = device.table()
     if not options.json:
-        print(device.table())
+        print(table)
         print(f"wrote {options.out}")
-    columns, rows = device.table().columns, device.table().rows
     return {
-        "figures": [dict(zip(columns, row, strict=True)) for row in rows],
+        "figures": [dict(zip(table.columns, row, strict=True)) for row in table.rows],
         "machine": msgspec.to_builtins(device.machine),
         "files": {"device": str(options.out)},
     }
@@ -189,16 +191,12 @@ def _remeasure(options: argparse.Namespace, start: float) -> dict[str, Any]:
 def _bench(options: argparse.Namespace, start: float) -> dict[str, Any]:
     from ._files import load
     from ._machine import this_machine
-    from ._measure import measure_records
-    from ._record import Record
+    from ._measure import cost_record, measure_records
     from ._table import Table
 
     net = load(options.model)
     named = {net._find(p): p for p in (options.point or net.points)}
-    records = [
-        Record(point=s, name=name, threads=options.threads, bytes=int(net.bytes(s)), macs=int(net.macs(s)))
-        for s, name in named.items()
-    ]
+    records = [cost_record(net, s, name=name, threads=options.threads) for s, name in named.items()]
     timed = list(measure_records({"": net}, records, rounds=options.rounds).values())
     machine = this_machine()
     if not options.json:
@@ -282,15 +280,16 @@ def connect(address: str) -> Any:
     return client
 
 
-def _number(text: str) -> int:
+def above_zero(text: str, convert: Callable[[str], T], what: str, below: float = math.inf) -> T:
+    """Read an argument above 0, or say that it is no `what`."""
     try:
-        value = int(text)
+        value = convert(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        value = convert("0")
+    if not 0 < value < below:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what} above 0")
     return value
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+def _number(text: str) -> int:
+    return above_zero(text, int, "whole number")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._points import Bits, Subnet
-from ._space import _choices
+from ._space import offered_widths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ def _drawn(net: Network, rng: np.random.Generator, number: int) -> dict[str, Any
     centre, kind = rng.uniform(), number % 4
     widths = []
     for space in net.spaces:
-        offered = _choices(space, None)
+        offered = offered_widths(space)
         place = rng.uniform(-0.5, len(offered) - 0.5)
         if kind < len(SPREADS):
             place = centre * (len(offered) - 1) + rng.normal() * max(0.5, SPREADS[kind] * len(offered))
@@ -169,7 +169,7 @@ def _pairs(net: Network, subnets: Sequence[Subnet]) -> list[set[tuple[int, ...]]
 
 def _most_pairs(net: Network) -> int:
     """Pairs of widths, times bits, of the layer with the most."""
-    sizes = {space.index: len(_choices(space, None)) for space in net.spaces}
+    sizes = {space.index: len(offered_widths(space)) for space in net.spaces}
     graph = net._graph
     levels = []
     for tensor in graph.tensors:

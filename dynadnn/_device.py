@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from ._arguments import positive_int, thread_count
 from ._documents import load_document, save_document
-from ._energy import MEASURED, UNAVAILABLE, Energy, Found, Power, find_meter, measure_energy
+from ._energy import MEASURED, MODELLED, UNAVAILABLE, Energy, Found, Power, find_meter, measure_energy
 from ._errors import FormatError, PointError
 from ._identity import PointDocument, point_document, structure_hash
-from ._latency_model import GIVEN, MODELLED, PREDICTED, Latency, Profile
-from ._latency_model import MEASURED as TIMED
+from ._latency_model import GIVEN, PREDICTED, Latency, Profile
 from ._machine import Machine, cpu_name, this_machine
 from ._predictions import Predictions
 from ._table import Table
@@ -229,8 +228,8 @@ class Device:
             error = self._predictions.profiles[network, threads].relative_error
             return Latency(latency, PREDICTED, None if error is None else error * latency)
         if row.p10_ms is None or row.p90_ms is None:
-            return Latency(latency, TIMED if row.runs else GIVEN)
-        return Latency(latency, TIMED, (row.p90_ms - row.p10_ms) * MEDIAN_ERROR)
+            return Latency(latency, MEASURED if row.runs else GIVEN)
+        return Latency(latency, MEASURED, (row.p90_ms - row.p10_ms) * MEDIAN_ERROR)
 
     def energy(self, net: Network, point: Any = None, threads: int = 1) -> Energy:
         """Energy of one inference: measured and kept where this machine has a meter, else by the power table.
@@ -350,7 +349,7 @@ class Device:
     def table(self) -> Table:
         """Return the kept figures, measured or given, as a table; its title says what predicts the others."""
         rows = [
-            (row.network, row.point.label, row.threads, TIMED if row.runs else GIVEN, row.latency_ms, row.p10_ms,
+            (row.network, row.point.label, row.threads, MEASURED if row.runs else GIVEN, row.latency_ms, row.p10_ms,
              row.p90_ms, row.runs,
              row.energy_mj, row.energy_mj_error)
             for row in self._table.values()

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._energy import MEASURED
 from ._identity import point_document, structure_hash
-from ._latency_model import MEASURED, PREDICTED
+from ._latency_model import PREDICTED
+from ._metrics import mean_ranks
 from ._profile_device import measure_unseen
 from ._table import Table
 
@@ -90,10 +92,8 @@ def errors(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, f
     """
     p, m = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
     wrong = np.abs(p / m - 1)
-    ranks = [np.unique(v, return_inverse=True, return_counts=True)[1:] for v in (p, m)]
-    # equal figures share the mean of their ranks
-    mean = [(np.cumsum(counts) - (counts - 1) / 2)[places] for places, counts in ranks]
-    varies = len(m) >= 3 and all(np.ptp(r) > 0 for r in mean)
-    rho = round(float(np.ravel(np.corrcoef(np.stack(mean)))[1]), 6) if varies else None
+    ranks = [mean_ranks(v) for v in (p, m)]
+    varies = len(m) >= 3 and all(np.ptp(r) > 0 for r in ranks)
+    rho = round(float(np.ravel(np.corrcoef(np.stack(ranks)))[1]), 6) if varies else None
     median, p95 = (round(float(v), 6) for v in np.quantile(wrong, (0.5, 0.95)))
     return {"median": median, "p95": p95, "spearman": rho}

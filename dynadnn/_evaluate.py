@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ._device import Device
-from ._measure import figures
+from ._measure import cost_record, figures, names_of
 from ._pool import Job, Payload, Pool
 from ._record import NUMBERS, Record
 from ._space import Constraint, Objective, evaluate_objectives
@@ -59,14 +59,12 @@ def accuracy_record(
     """
     try:
         outputs = None
+        if allowance != 0:
+            net.recalibrate(images, points=[subnet])
         if allowance is not None:
-            if allowance > 0:
-                net.recalibrate(images, points=[subnet])
             outputs, wrong = outputs_until(net, subnet, split, allowance)
             if len(outputs) < len(split):
                 return _bound(net, subnet, len(split), len(outputs), wrong), None
-        else:
-            net.recalibrate(images, points=[subnet])
         further = tuple(o for o in objectives if isinstance(o, str) and o not in NUMBERS)
         record, result = figures(net, subnet, split, metrics=further, outputs=outputs)
         values = evaluate_objectives(net, subnet, split, objectives, result)
@@ -82,14 +80,7 @@ def accuracy_record(
 def _bound(net: Network, subnet: Subnet, images: int, seen: int, wrong: int) -> Record:
     """Record of a sub-net that was stopped: its accuracy if all the other images were right."""
     best = (images - wrong) / images
-    return Record(
-        point=subnet,
-        accuracy=best,
-        error=1.0 - best,
-        bytes=int(net.bytes(subnet)),
-        macs=int(net.macs(subnet)),
-        stopped=seen,
-    )
+    return cost_record(net, subnet, accuracy=best, error=1.0 - best, stopped=seen)
 
 
 class Evaluator:
@@ -128,9 +119,7 @@ class Evaluator:
         self._threads = threads
         self._base = dict(net.tables)
         self._work = net.copy()
-        self._names: dict[Any, str] = {}
-        for name, subnet in net.points.items():
-            self._names[subnet] = f"{self._names[subnet]} = {name}" if subnet in self._names else name
+        self._names = names_of(net)
         self.archive = Archive(objectives, data.val.y)
         self.tables: dict[Any, Tables] = {}
         self.records: dict[Candidate, Record] = {(r.point, r.threads): r for r in known}
@@ -207,13 +196,7 @@ class Evaluator:
             self._pool.close()
 
     def _cost(self, subnet: Any, threads: int) -> Record:
-        return Record(
-            point=subnet,
-            name=self._names.get(subnet),
-            threads=threads,
-            bytes=int(self._net.bytes(subnet)),
-            macs=int(self._net.macs(subnet)),
-        )
+        return cost_record(self._net, subnet, name=self._names.get(subnet), threads=threads)
 
     def _with_latency(self, records: Sequence[Record], threads: int) -> Iterator[Record]:
         self._work._set_tables(self._base)
@@ -268,15 +251,13 @@ class Evaluator:
         if accuracy.failure is not None:
             return Record(point=costs.point, name=costs.name, threads=costs.threads, failure=accuracy.failure)
         record = msgspec.structs.replace(
-            accuracy,
-            name=costs.name,
-            threads=costs.threads,
-            latency_ms=costs.latency_ms,
-            latency_label=costs.latency_label,
-            latency_ms_error=costs.latency_ms_error,
-            energy_mj=costs.energy_mj,
-            energy_mj_error=costs.energy_mj_error,
-            energy_label=costs.energy_label,
+            costs,
+            accuracy=accuracy.accuracy,
+            accuracy_interval=accuracy.accuracy_interval,
+            error=accuracy.error,
+            loss=accuracy.loss,
+            values=accuracy.values,
+            stopped=accuracy.stopped,
         )
         try:
             excess = {c.text: c.violation(record) for c in self._constraints}

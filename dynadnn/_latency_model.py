@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 F64 = NDArray[np.float64]
 
-MEASURED, PREDICTED, MODELLED, GIVEN = "measured", "predicted", "modelled", "given"
+PREDICTED, GIVEN = "predicted", "given"  # measured and modelled, as energies are: see _energy
 PANEL = 16  # output channels that kernels compute together
 RIDGE, RIDGE_OF_BITS = 0.1, 1.0
 REACH, NUGGET = 0.3, 1.0  # of the Gaussian process: relative width over which layers are alike; noise over signal

@@ -11,7 +11,7 @@ import numpy as np
 
 from ._arguments import positive_int
 from ._device import engine_calls
-from ._energy import find_meter, measure_energy
+from ._energy import MEASURED, find_meter, measure_energy
 from ._metrics import TARGETS, evaluate_outputs, task_of
 from ._quality import METRICS
 from ._record import Record, key
@@ -70,9 +70,7 @@ def measure(
     regression = task_of(np.asarray(split.y)) == TARGETS
     further = tuple(metrics if metrics is not None else ("rmse", "mae") if regression else ())
     for model, net in networks.items():
-        names: dict[Any, str] = {}
-        for name, subnet in net.points.items():
-            names[subnet] = f"{names[subnet]} = {name}" if subnet in names else name
+        names = names_of(net)
         wanted = names if points is None else dict.fromkeys(net._find(point) for point in points)
         for subnet in wanted:
             fields: dict[str, Any] = {"name": names.get(subnet), "model": model or None, "threads": threads}
@@ -80,7 +78,7 @@ def measure(
             records.append(msgspec.structs.replace(record, values={m: float(result[m]) for m in further}))
     timed = measure_records(networks, records)
     done = [
-        msgspec.structs.replace(r, latency_ms=r.latency_ms_measured, latency_label="measured") for r in timed.values()
+        msgspec.structs.replace(r, latency_ms=r.latency_ms_measured, latency_label=MEASURED) for r in timed.values()
     ]
     return Front(networks, done)
 
@@ -107,17 +105,29 @@ def figures(
     else:
         result = evaluate_outputs(outputs, net._labelled(split)[1], wanted, net.task)
     accuracy = result.get("accuracy")  # targets have none: their error is the mean squared error
-    record = Record(
-        point=subnet,
+    record = cost_record(
+        net,
+        subnet,
         accuracy=accuracy,
         accuracy_interval=None if accuracy is None else interval(result["accuracy_interval"]),
         error=float(result["loss"]) if accuracy is None else 1.0 - accuracy,
         loss=float(result["loss"]),
-        bytes=int(net.bytes(subnet)),
-        macs=int(net.macs(subnet)),
         **fields,
     )
     return record, result
+
+
+def cost_record(net: Network, subnet: Any, **fields: Any) -> Record:
+    """Record of a point with its bytes and MACs, and further fields."""
+    return Record(point=subnet, bytes=int(net.bytes(subnet)), macs=int(net.macs(subnet)), **fields)
+
+
+def names_of(net: Network) -> dict[Any, str]:
+    """Names of the named points, by sub-net; two for one sub-net become one text."""
+    names: dict[Any, str] = {}
+    for name, subnet in net.points.items():
+        names[subnet] = f"{names[subnet]} = {name}" if subnet in names else name
+    return names
 
 
 def with_test(net: Network, record: Record, split: Split, quality: str) -> Record:

@@ -94,10 +94,16 @@ def calibration_error(outputs: F32, y: NDArray[np.int64], bins: int = 15) -> flo
     return float(np.abs(gap).sum() / len(y))
 
 
+def mean_ranks(values: NDArray[Any]) -> F64:
+    """Ranks from 1, shape (n,); equal values share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: F64 = (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
+    return ranks
+
+
 def area(score: NDArray[Any], positive: NDArray[np.bool_]) -> float:
     """Area under the ROC curve by ranks (Mann and Whitney 1947); ties count one half. Both kinds must be there."""
-    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
+    rank = mean_ranks(score)
     hits = int(positive.sum())
     return float((rank[positive].sum() - hits * (hits + 1) / 2) / (hits * (len(score) - hits)))
 

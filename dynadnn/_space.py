@@ -156,7 +156,7 @@ class Genes:
         widest = net.subnet()
         self._layers = len(widest.bits)
         self._floating = [isinstance(b, str) for b in widest.bits]
-        self._widths = [_choices(s, space.widths) for s in self._spaces]
+        self._widths = [offered_widths(s, space.widths) for s in self._spaces]
         self._uniform = space.uniform and len(self._spaces) > 1
         if self._uniform:
             count = max(map(len, self._widths))
@@ -243,7 +243,8 @@ def bits_matter(objectives: Sequence[Objective | str], constraints: Sequence[Con
     return any(column is None or (column in NUMBERS and column not in indifferent) for column in columns)
 
 
-def _choices(space: Any, fractions: Sequence[float] | None) -> list[int]:
+def offered_widths(space: Any, fractions: Sequence[float] | None = None) -> list[int]:
+    """Return the channels to choose from, fewest first: those of fractions, or every multiple of the space's step."""
     if fractions is not None:
         return sorted({int(space.round(f)) for f in fractions})
     return [*range(int(space.step), int(space.full), int(space.step)), int(space.full)]
