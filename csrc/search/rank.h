@@ -12,8 +12,8 @@ enum { DN_LINE = 8 };
 
 /* The two loops of the bit-set ranking; every version gives the same result. */
 typedef struct dn_bitset_ops {
-    void (*intersect)(uint64_t *set, const uint64_t *with, size_t lines); /* set &= with */
-    int (*meets)(const uint64_t *a, const uint64_t *b, size_t lines);     /* is a & b non-empty? looks at the last line first */
+    void (*intersect)(uint64_t *set, const uint64_t *const *with, size_t count, size_t lines); /* set = with[0] & ... & with[count - 1] */
+    size_t (*meets)(const uint64_t *a, const uint64_t *b, size_t lines);                       /* 1 + a position that both hold, in the last line with one; 0 if none */
 } dn_bitset_ops;
 
 extern const dn_bitset_ops dn_bitset_ref;
@@ -37,6 +37,9 @@ typedef struct dn_stair {
     uint32_t count, room;
 } dn_stair;
 
+static inline size_t dn_lowest_bit(uint64_t set) { return (size_t)__builtin_ctzll(set); } /* set is not 0 */
+static inline size_t dn_common_bit(const uint64_t *a, const uint64_t *b, size_t word) { return 64 * word + dn_lowest_bit(a[word] & b[word]); }
+
 typedef struct dn_ranker {
     size_t rows, objectives; /* capacity; exact */
     const dn_bitset_ops *ops;
@@ -48,13 +51,13 @@ typedef struct dn_ranker {
     size_t step_capacity, stair_capacity;
     uint32_t *first;      /* four and more: row that stands for each distinct position */
     uint32_t *position;   /* of each row */
-    uint32_t *order;      /* [objectives - 1][rows] positions sorted by objective; bit 31: the next one has the same value */
-    uint32_t *places;     /* of a chunk's positions in one order */
+    uint32_t *place;      /* [rows][objectives - 1] of each position in the order of an objective, the last of those with its value */
     int32_t *level;       /* of each position */
     size_t words;         /* length of every set */
-    uint64_t *prefix;     /* set of the positions not above the present value */
-    uint64_t *dominators; /* [chunk] sets */
-    size_t chunk;         /* positions handled at a time */
+    size_t shift, blocks; /* 1 << shift places between two kept sets; sets per objective */
+    uint64_t *prefixes;   /* [objectives - 1][blocks] sets of the positions at the first places of an objective */
+    const uint64_t **with; /* [objectives - 1] the sets of one position */
+    uint64_t *set;        /* what they share: its dominators, and a few more */
     dn_front *fronts;
     uint64_t *dense;
     size_t front_capacity, dense_capacity;
@@ -67,6 +70,8 @@ dn_status dn_ranker_run(dn_ranker *ranker, const double *f, size_t n, int32_t *r
 
 /* Parts of dn_ranker_run. dn_ranker_grow makes an array of `used` elements of `size` bytes, in room for *capacity, at least twice as large. */
 dn_status dn_rank_three(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *fronts, dn_error *err);
+dn_status dn_rank_many_init(dn_ranker *ranker, dn_isa isa, dn_error *err);
+dn_status dn_rank_many(dn_ranker *ranker, const double *f, size_t n, int32_t *rank, size_t *fronts, dn_error *err);
 dn_status dn_ranker_grow(void **array, size_t *capacity, size_t used, size_t size, dn_error *err);
 
 #endif
