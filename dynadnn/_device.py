@@ -498,7 +498,11 @@ def _row(key: _Key, timing: Timing, scale: float) -> Row:
 
 
 def profile_device(
-    net: Network, *, threads: int | None = None, path: str | Path | None = None, model: bool = True
+    net: Network,
+    *,
+    threads: int | Sequence[int] | None = None,
+    path: str | Path | None = None,
+    model: bool = True,
 ) -> Device:
     """Measure a network's named points on this CPU, and what predicts all its other sub-nets.
 
@@ -511,8 +515,9 @@ def profile_device(
     ----------
     net : Network
         Its structure decides; the values of its weights do not.
-    threads : int, optional
-        Most threads; 1, 2, 4, … up to this are measured. None is the cores this process may use.
+    threads : int or sequence of int, optional
+        Most threads; 1, 2, 4, … up to this are measured. None is the cores this process may use. A sequence says which
+        numbers are measured.
     path : str or Path, optional
         File to continue from, if it exists, and to save to, after every few sub-nets.
     model : bool
@@ -537,11 +542,11 @@ def profile_device(
     >>> len(device)
     2
     """
-    most = thread_count(threads)
+    counts = _thread_counts(threads)
     device = Device.load(path) if path is not None and Path(path).exists() else Device()
     if not device.is_here:
         raise ValueError(f"{path} is of {device.machine.cpu!r} and this is {cpu_name()!r}: give another path")
-    for count in sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most}):
+    for count in counts:
         device.latencies(net, list(dict.fromkeys(net.points.values())), count)
         if path is not None:
             device.save(path)
@@ -550,6 +555,13 @@ def profile_device(
             continue
         device._predictions.profile(net, structure_hash(net), count, save)
     return device
+
+
+def _thread_counts(threads: int | Sequence[int] | None) -> list[int]:
+    if isinstance(threads, Sequence):
+        return sorted({positive_int(count, "threads") for count in threads})
+    most = thread_count(threads)
+    return sorted({2**i for i in range(most.bit_length())} | {most})
 
 
 def example_input(net: Network) -> NDArray[Any]:

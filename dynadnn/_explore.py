@@ -75,7 +75,7 @@ def explore(
         What to vary; widths per channel space, and bits if several are offered.
     device : Device, optional
         Where latencies come from. This CPU otherwise: by a latency model if the search may evaluate 240 sub-nets or
-        more, by measuring each if it may not; with several ``space.threads``, those above 1 are measured.
+        more, by measuring each if it may not; at each of ``space.threads``.
     population, generations : int
         Size and number of generations of NSGA-II.
     budget : int, optional
@@ -117,7 +117,8 @@ def explore(
     PointError
         If no point meets all constraints: the message says which one, and by how much the nearest misses it.
     ValueError
-        If the checkpoint is of another search, ``data.val`` is empty, or the population is odd or below 4.
+        If the checkpoint is of another search, ``data.val`` is empty, the population is odd or below 4, or max_seconds
+        is below 0.
     RuntimeError
         If workers die again and again without finishing anything, or cannot be replaced.
     ConnectionError
@@ -141,6 +142,8 @@ def explore(
         raise ValueError("objectives is empty: at least one is needed")
     limits = [as_constraint(item) for item in _listed(constraints)]
     check_termination(termination)
+    if max_seconds is not None and not max_seconds >= 0:
+        raise ValueError(f"max_seconds must be None or at least 0, not {max_seconds}")
     for split, why in (("val", "to judge points on"), ("calibration", "for their statistics")):
         if len(getattr(data, split, ())) == 0:
             raise ValueError(f"data.{split} is empty; explore needs images {why}")
@@ -158,7 +161,7 @@ def explore(
     near = genes.near_uniform(population // 2, np.random.default_rng([seed, 1]))
     search.start(np.array([*rows, *near][:population]))
     many = min(population * generations, limit or population * generations) >= WORTH_A_MODEL
-    device = _device_of(net, device, checkpoint, resume, many)
+    device = _device_of(net, device, checkpoint, resume, space.threads, many)
     journal = None
     if checkpoint is not None:
         options = _options(net, data, goals, limits, space, population, seed, device, stop_early)
@@ -190,15 +193,24 @@ def explore(
     return _front(course, goals, evaluator, device, seed, ended)
 
 
-def _device_of(net: Network, device: Device | None, checkpoint: str | Path | None, resume: bool, many: bool) -> Device:
+def _device_of(
+    net: Network,
+    device: Device | None,
+    checkpoint: str | Path | None,
+    resume: bool,
+    threads: Sequence[int],
+    many: bool,
+) -> Device:
     """Return the device with the latencies that an earlier part of the search measured."""
     if checkpoint is None:
-        return profile_device(net, threads=1, model=many) if device is None else device
+        return profile_device(net, threads=threads, model=many) if device is None else device
     path = _device_path(checkpoint)
     earlier = Device.load(path) if resume and path.exists() and Path(checkpoint).exists() else None
     if device is None:
-        device = earlier if earlier is not None and earlier.is_here else profile_device(net, threads=1, model=many)
-    elif earlier is not None and device.is_here and earlier.machine.cpu == device.machine.cpu:
+        if earlier is not None and earlier.is_here:
+            return earlier
+        return profile_device(net, threads=threads, model=many)
+    if earlier is not None and device.is_here and earlier.machine.cpu == device.machine.cpu:
         device._adopt(earlier)
     return device
 

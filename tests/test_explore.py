@@ -441,3 +441,24 @@ def test_a_population_that_cannot_be_leaves_no_checkpoint(data, tmp_path, popula
     with pytest.raises(ValueError, match=f"population is {population}"):
         search(fake_network(), data, population=population, checkpoint=tmp_path / "s.jsonl")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_a_time_limit_below_zero_is_refused(data, seconds):
+    with pytest.raises(ValueError, match="max_seconds must be None or at least 0"):
+        search(fake_network(), data, max_seconds=seconds)
+
+
+def test_latencies_of_a_long_search_are_modelled_at_each_number_of_threads(data, monkeypatch):
+    asked = []
+
+    def profile(net, *, threads, model):
+        asked.append((tuple(threads), model))
+        return dn.Device.from_speed(**SPEED)
+
+    monkeypatch.setattr("dynadnn._explore.profile_device", profile)
+    space = dn.Space(threads=(1, 2))
+    search(fake_network(), data, device=None, space=space, generations=1, budget=1)
+    with pytest.raises(dn.PointError, match="nothing was evaluated"):
+        search(fake_network(), data, device=None, space=space, population=240, budget=None, max_seconds=0)
+    assert asked == [((1, 2), False), ((1, 2), True)]

@@ -140,6 +140,15 @@ def test_predictions_are_kept_apart_by_threads(net, formula, monkeypatch):
         device.latency(net, 0.5, threads=1)
 
 
+def test_a_profile_is_of_the_numbers_of_threads_that_it_is_asked_for(net, formula, monkeypatch):
+    timing = _device.Timing(2.0, 2.0, 2.0, 41, 41)
+    monkeypatch.setattr(dn.Device, "_measure", lambda self, net, subnets, threads: [timing] * len(subnets))
+    assert sorted(t for _, t in dn.profile_device(net, threads=(3, 1))._predictions.profiles) == [1, 3]
+    assert sorted(t for _, t in dn.profile_device(net, threads=3)._predictions.profiles) == [1, 2, 3]
+    with pytest.raises(ValueError, match="threads"):
+        dn.profile_device(net, threads=(1, 0))
+
+
 def test_an_interrupted_profile_goes_on_to_the_same_file(net, formula, tmp_path, monkeypatch):
     formula.drift = 0.0
     timing = _device.Timing(2.0, 2.0, 2.0, 41, 41)
