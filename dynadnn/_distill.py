@@ -20,12 +20,13 @@ from ._errors import FormatError, NonFiniteError
 from ._halting import Halt
 from ._hints import Hint, Hints, check_hints
 from ._history import History
-from ._loop import Loop, Settings
+from ._loop import Loop
 from ._losses import BCE, BUILT
 from ._metrics import LABELS, METRICS, TARGETS, task_of
 from ._network import Network, remember
 from ._points import Subnet
 from ._session import Session
+from ._settings import Settings
 from ._train import make_loop, train
 
 F32 = NDArray[np.float32]

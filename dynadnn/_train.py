@@ -17,7 +17,7 @@ from ._errors import UnsupportedError
 from ._halting import EarlyHalting
 from ._history import History
 from ._incremental import fit_groups
-from ._loop import Loop, Settings, as_split
+from ._loop import Loop
 from ._losses import resolve_loss
 from ._methods import Incremental, Method, MultiPath, check_method, default_method
 from ._metrics import Metric
@@ -25,6 +25,7 @@ from ._network import Network
 from ._optimizers import SGD, AdamW, Optimizer, Schedule
 from ._qat import QAT, check_qat
 from ._saving import Checkpoint, as_checkpoint
+from ._settings import Settings, as_split
 from ._weights import check_labels
 
 Loss = Any

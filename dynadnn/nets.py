@@ -6,12 +6,13 @@ the number of channels of the first stage; None is the published one, other laye
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ._arguments import Rng, positive_int
+from ._arguments import Rng
 from ._data import Data
-from ._graph import GraphBuilder, Tensor
+from ._graph import Tensor
+from ._nets import Compounds, Points, make
 from ._preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -34,113 +35,7 @@ __all__ = [
     "vgg",
 ]
 
-Points = Iterable[Any] | Mapping[str, Any]
-Body = Callable[["_Net", Tensor], Tensor]
-
 _SMALL = 64  # maps up to this side keep their size in the first layers of networks made for 224 x 224
-
-
-class _Net(GraphBuilder):
-    """Builder with the few compounds that the networks share."""
-
-    def __init__(self, shape: Sequence[int], outputs: int, groups: int, divisor: int, scale: float) -> None:
-        super().__init__(shape)
-        self.outputs = outputs
-        self.groups = groups
-        self.scale = scale
-        self.multiple = divisor * groups // _gcd(divisor, groups)
-        self.signal = len(self._input_shape) < 3
-
-    def channels(self, published: int) -> int:
-        """Scale published channels with the width; other than as published they are multiples of the divisor."""
-        if self.scale == 1:
-            return published
-        return max(self.multiple, round(published * self.scale / self.multiple) * self.multiple)
-
-    def side(self, x: Tensor) -> int:
-        """Smallest side of a map that can be pooled."""
-        info = self._info(x.node)
-        return int(info["width"] if self.signal else min(info["height"], info["width"]))
-
-    def unit(
-        self,
-        x: Tensor,
-        channels: int,
-        kernel: int,
-        name: str,
-        stride: int = 1,
-        act: str | None = "relu",
-        **options: Any,
-    ) -> Tensor:
-        """Convolution, batch norm, activation."""
-        window = {"kernel": (1, kernel), "stride": (1, stride)} if self.signal else {"kernel": kernel, "stride": stride}
-        x = self.conv2d(x, channels, bias=False, name=name, **window, **options)
-        x = self.batchnorm(x, name=f"{name}.bn")
-        return x if act is None else self._add(act, f"{name}.{act}", x)
-
-    def depthwise(self, x: Tensor, kernel: int, name: str, stride: int = 1, act: str | None = "relu") -> Tensor:
-        """Depthwise convolution, batch norm, activation."""
-        channels = self._info(x.node)["channels"]
-        return self.unit(x, channels, kernel, name, stride, act, groups=channels)
-
-    def pool(self, x: Tensor, name: str) -> Tensor:
-        """Halve a map, unless it is one pixel already."""
-        return self.max_pool(x, 2, name=name) if self.side(x) > 1 else x
-
-    def dense(self, x: Tensor, units: int, name: str) -> Tensor:
-        """Linear layer with batch norm and ReLU on a map or on features; grouped in a network of groups."""
-        info = self._info(x.node)
-        if self.groups > 1:
-            window = (info["height"], info["width"])
-            x = self.conv2d(x, units, window, padding="valid", bias=False, name=name)
-        else:
-            if info["height"] * info["width"] > 1:
-                x = self.flatten(x, name=f"{name}.flatten")
-            x = self.linear(x, units, bias=False, name=name)
-        return self.relu(self.batchnorm(x, name=f"{name}.bn"), name=f"{name}.relu")
-
-    def head(self, x: Tensor, pool: bool = True) -> Tensor:
-        """Global pooling and the last layer."""
-        return self.linear(self.global_avg_pool(x, name="pool") if pool else x, self.outputs, name="head")
-
-
-def _gcd(a: int, b: int) -> int:
-    while b:
-        a, b = b, a % b
-    return a
-
-
-def _make(
-    data: Data | Sequence[int],
-    outputs: int | None,
-    published: int,
-    width: int | None,
-    points: Points,
-    groups: int,
-    divisor: int,
-    preprocess: Preprocess | None,
-    rng: Rng,
-    body: Body,
-    ranks: tuple[int, ...] = (3,),
-) -> Network:
-    if isinstance(data, Data):
-        if outputs is not None and outputs != data.outputs:
-            raise ValueError(f"outputs is {outputs}, the data has {data.outputs}: leave it out")
-        shape, outputs = data.shape, data.outputs
-        preprocess = preprocess or data.preprocess
-    else:
-        shape = tuple(int(n) for n in data)
-        if outputs is None:
-            raise TypeError("outputs is missing: how many classes, for a network made from a shape")
-    if len(shape) not in ranks:
-        kinds = {1: "(features,)", 2: "(time, channels)", 3: "(h, w, c)"}
-        raise ValueError(f"shape is {shape}: this network takes {' or '.join(kinds[r] for r in ranks)}")
-    scale = 1.0 if width is None else positive_int(width, "width") / published
-    net = _Net(
-        shape, positive_int(outputs, "outputs"), positive_int(groups, "groups"), positive_int(divisor, "divisor"), scale
-    )
-    h = body(net, net.input)
-    return net.build(h, points, groups, divisor=divisor, preprocess=preprocess, rng=rng)
 
 
 def mlp(
@@ -162,7 +57,7 @@ def mlp(
     3
     """
 
-    def body(net: _Net, h: Tensor) -> Tensor:
+    def body(net: Compounds, h: Tensor) -> Tensor:
         info = net._info(0)
         if info["height"] * info["width"] > 1:
             h = net.flatten(h, name="flatten")
@@ -170,7 +65,7 @@ def mlp(
         h = net.relu(net.batchnorm(net.linear(h, units, bias=False, name="fc1"), name="fc1.bn"), name="fc1.relu")
         return net.head(net.dense(h, units, "fc2"), pool=False)
 
-    return _make(data, outputs, 128, None, points, groups, divisor, preprocess, rng, body, (1, 2, 3))
+    return make(data, outputs, 128, None, points, groups, divisor, preprocess, rng, body, (1, 2, 3))
 
 
 def lenet(
@@ -189,13 +84,13 @@ def lenet(
     Points need more channels to choose from: give ``width=16`` or more.
     """
 
-    def body(net: _Net, h: Tensor) -> Tensor:
+    def body(net: Compounds, h: Tensor) -> Tensor:
         for i, channels in enumerate((6, 16)):
             h = net.pool(net.unit(h, net.channels(channels), 5, f"conv{i + 1}"), f"pool{i + 1}")
         h = net.dense(h, net.channels(120), "fc1")
         return net.head(net.dense(h, net.channels(84), "fc2"), pool=False)
 
-    return _make(data, outputs, 6, width, points, groups, divisor, preprocess, rng, body)
+    return make(data, outputs, 6, width, points, groups, divisor, preprocess, rng, body)
 
 
 def cnn1d(
@@ -211,13 +106,13 @@ def cnn1d(
 ) -> Network:
     """Three convolutions along time (32, 64, 128 channels; 7, 5 and 3 samples) with pooling between; for signals."""
 
-    def body(net: _Net, h: Tensor) -> Tensor:
+    def body(net: Compounds, h: Tensor) -> Tensor:
         for i, (channels, kernel) in enumerate(((32, 7), (64, 5), (128, 3))):
             h = net.unit(h, net.channels(channels), kernel, f"conv{i + 1}")
             h = net.pool(h, f"pool{i + 1}") if i < 2 else h
         return net.head(h)
 
-    return _make(data, outputs, 32, width, points, groups, divisor, preprocess, rng, body, (2,))
+    return make(data, outputs, 32, width, points, groups, divisor, preprocess, rng, body, (2,))
 
 
 def alexnet(
@@ -237,13 +132,13 @@ def alexnet(
     what adapts a narrower point to them.
     """
 
-    def body(net: _Net, h: Tensor) -> Tensor:
+    def body(net: Compounds, h: Tensor) -> Tensor:
         for i, channels in enumerate((64, 192, 384, 256, 256)):
             h = net.unit(h, net.channels(channels), 3, f"conv{i + 1}")
             h = net.pool(h, f"pool{i + 1}") if i in (0, 1, 4) else h
         return net.head(net.dense(h, net.channels(512), "fc1"), pool=False)
 
-    return _make(data, outputs, 64, width, points, groups, divisor, preprocess, rng, body)
+    return make(data, outputs, 64, width, points, groups, divisor, preprocess, rng, body)
 
 
 def vgg(
@@ -259,17 +154,17 @@ def vgg(
 ) -> Network:
     """VGG-16 (Simonyan and Zisserman 2015) with batch norm, global pooling and one linear layer, as used for CIFAR."""
 
-    def body(net: _Net, h: Tensor) -> Tensor:
+    def body(net: Compounds, h: Tensor) -> Tensor:
         for stage, (channels, layers) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
             for i in range(layers):
                 h = net.unit(h, net.channels(channels), 3, f"conv{stage + 1}_{i + 1}")
             h = net.pool(h, f"pool{stage + 1}")
         return net.head(h)
 
-    return _make(data, outputs, 64, width, points, groups, divisor, preprocess, rng, body)
+    return make(data, outputs, 64, width, points, groups, divisor, preprocess, rng, body)
 
 
-def _cifar_resnet(net: _Net, h: Tensor, blocks: int) -> Tensor:
+def _cifar_resnet(net: Compounds, h: Tensor, blocks: int) -> Tensor:
     """ResNet of 6 * blocks + 2 layers with option-A shortcuts (He et al. 2016, section 4.2)."""
     h = net.unit(h, net.channels(16), 3, "stem")
     for stage, published in enumerate((16, 32, 64)):
@@ -330,7 +225,7 @@ def resnet20(
     >>> resnet20((8, 8, 1), 10, points=(0.5, 1.0), rng=0).outputs
     10
     """
-    return _make(
+    return make(
         data,
         outputs,
         16,
@@ -357,7 +252,7 @@ def resnet32(
     rng: Rng = None,
 ) -> Network:
     """ResNet-32 for small images; see `resnet20`."""
-    return _make(
+    return make(
         data,
         outputs,
         16,
@@ -384,7 +279,7 @@ def resnet44(
     rng: Rng = None,
 ) -> Network:
     """ResNet-44 for small images; see `resnet20`."""
-    return _make(
+    return make(
         data,
         outputs,
         16,
@@ -411,7 +306,7 @@ def resnet56(
     rng: Rng = None,
 ) -> Network:
     """ResNet-56 for small images; see `resnet20`."""
-    return _make(
+    return make(
         data,
         outputs,
         16,
@@ -426,14 +321,14 @@ def resnet56(
     )
 
 
-def _stem(net: _Net, h: Tensor, channels: int) -> Tensor:
+def _stem(net: Compounds, h: Tensor, channels: int) -> Tensor:
     """7 x 7 with stride 2 and pooling; 3 x 3 without either on small images."""
     if net.side(h) <= _SMALL:
         return net.unit(h, channels, 3, "stem")
     return net.max_pool(net.unit(h, channels, 7, "stem", 2), 3, stride=2, padding=1, name="stem.pool")
 
 
-def _projection_resnet(net: _Net, h: Tensor, layers: Sequence[int], bottleneck: bool) -> Tensor:
+def _projection_resnet(net: Compounds, h: Tensor, layers: Sequence[int], bottleneck: bool) -> Tensor:
     h = _stem(net, h, net.channels(64))
     for stage, (published, blocks) in enumerate(zip((64, 128, 256, 512), layers, strict=True)):
         inner = net.channels(published)
@@ -466,7 +361,7 @@ def resnet18(
     rng: Rng = None,
 ) -> Network:
     """ResNet-18 (He et al. 2016); images up to 64 pixels get a 3 x 3 first layer without stride and pooling."""
-    return _make(
+    return make(
         data,
         outputs,
         64,
@@ -492,7 +387,7 @@ def resnet50(
     rng: Rng = None,
 ) -> Network:
     """ResNet-50 with the stride in the 3 x 3 layers; the first layer as in `resnet18`."""
-    return _make(
+    return make(
         data,
         outputs,
         64,
@@ -519,7 +414,7 @@ def mobilenetv1(
 ) -> Network:
     """MobileNetV1 (Howard et al. 2017), first stage 32 channels; images up to 64 pixels skip the first two strides."""
 
-    def body(net: _Net, h: Tensor) -> Tensor:
+    def body(net: Compounds, h: Tensor) -> Tensor:
         small = net.side(h) <= _SMALL
         h = net.unit(h, net.channels(32), 3, "stem", 1 if small else 2)
         plan = [
@@ -539,7 +434,7 @@ def mobilenetv1(
             h = net.unit(h, net.channels(channels), 1, f"block{i + 1}.pointwise")
         return net.head(h)
 
-    return _make(data, outputs, 32, width, points, groups, divisor, preprocess, rng, body)
+    return make(data, outputs, 32, width, points, groups, divisor, preprocess, rng, body)
 
 
 def mobilenetv2(
@@ -555,7 +450,7 @@ def mobilenetv2(
 ) -> Network:
     """MobileNetV2 (Sandler et al. 2018), first stage 32 channels; images up to 64 pixels skip the first two strides."""
 
-    def body(net: _Net, h: Tensor) -> Tensor:
+    def body(net: Compounds, h: Tensor) -> Tensor:
         small = net.side(h) <= _SMALL
         h = net.unit(h, net.channels(32), 3, "stem", 1 if small else 2, "relu6")
         plan = (
@@ -582,7 +477,7 @@ def mobilenetv2(
                 before = channels
         return net.head(net.unit(h, net.channels(1280), 1, "last", act="relu6"))
 
-    return _make(data, outputs, 32, width, points, groups, divisor, preprocess, rng, body)
+    return make(data, outputs, 32, width, points, groups, divisor, preprocess, rng, body)
 
 
 def dscnn(
@@ -602,7 +497,7 @@ def dscnn(
     9 samples, both with stride 2.
     """
 
-    def body(net: _Net, h: Tensor) -> Tensor:
+    def body(net: Compounds, h: Tensor) -> Tensor:
         channels = net.channels(64)
         if not net.signal and net.side(h) >= 10:
             h = net.conv2d(h, channels, (10, 4), stride=2, bias=False, name="stem")
@@ -614,4 +509,4 @@ def dscnn(
             h = net.unit(h, channels, 1, f"block{i + 1}.pointwise")
         return net.head(h)
 
-    return _make(data, outputs, 64, width, points, groups, divisor, preprocess, rng, body, (2, 3))
+    return make(data, outputs, 64, width, points, groups, divisor, preprocess, rng, body, (2, 3))
