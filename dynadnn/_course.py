@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._evaluate import Candidate, Evaluator
+from ._goals import Constraint, Objective, cost
 from ._record import Record
 from ._repair import Repair
-from ._space import Constraint, Genes, Objective, cost
+from ._space import Genes
 from .search import NSGA2, hypervolume
 
 STALL_GENERATIONS, STALL_GAIN = 5, 1e-3

@@ -443,6 +443,13 @@ class Device:
         self._keep(row)
         return row, energy.source
 
+    def _known(self, net: Network, subnet: Subnet, threads: int) -> float | None:
+        """Latency of a point if it need not be measured."""
+        network = structure_hash(net)
+        key = network, point_document(subnet), threads
+        known = self._speed is not None or key in self._table or self._predicts(net, network, threads)
+        return self.latency(net, subnet, threads) if known else None
+
     def _adopt(self, other: Device) -> None:
         """Take over the figures of another device of this CPU that this one lacks."""
         self._table = {**other._table, **self._table}

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ._device import Device
+from ._goals import COMPARISON, Constraint, Objective, evaluate_objectives, name_of
 from ._measure import cost_record, figures, names_of
 from ._pool import Job, Payload, Pool
 from ._record import NUMBERS, Record
-from ._space import Constraint, Objective, evaluate_objectives
-from ._stopping import Archive, outputs_until
+from ._stopping import BOUNDED, Archive, outputs_until
 
 if TYPE_CHECKING:
     from ._data import Data, Split
@@ -110,7 +110,9 @@ class Evaluator:
     ) -> None:
         self._net = net
         self._data = data
-        self._objectives = objectives
+        own = {name_of(goal) for goal in objectives}
+        limited = dict.fromkeys(c.column for c in constraints if c.column not in (None, *NUMBERS, *own))
+        self._evaluated = (*objectives, *(name for name in limited if name is not None))
         self._constraints = constraints
         self._device = device
         self._executor = executor
@@ -234,7 +236,7 @@ class Evaluator:
     def _answers(
         self, jobs: Sequence[Job], late: Callable[[], bool]
     ) -> Iterator[tuple[Any, tuple[Record, Tables | None]]]:
-        images, split, goals = self._data.calibration.x, self._data.val, self._objectives
+        images, split, goals = self._data.calibration.x, self._data.val, self._evaluated
         if self._executor is not None and jobs:
             if self._pool is None:
                 self._pool = Pool(self._executor, Payload(self._net, images, split, goals))
@@ -260,7 +262,7 @@ class Evaluator:
             stopped=accuracy.stopped,
         )
         try:
-            excess = {c.text: c.violation(record) for c in self._constraints}
+            excess = {c.text: c.violation(record) for c in self._constraints if _can_tell(c, record)}
         except Exception:
             return msgspec.structs.replace(record, failure=traceback.format_exc())
         return msgspec.structs.replace(record, violations={k: v for k, v in excess.items() if not v <= 0})
@@ -271,6 +273,11 @@ class Evaluator:
             self._on_record(record)
 
 
+def _can_tell(constraint: Constraint, record: Record) -> bool:
+    """Whether a record has what a constraint is about; of one that was stopped only costs and a bound are known."""
+    return record.stopped is None or constraint.column in BOUNDED
+
+
 def nearest_miss(records: Sequence[Record]) -> str:
     """Say what keeps every record from being feasible."""
     failed = [r for r in records if r.failure is not None]
@@ -279,8 +286,12 @@ def nearest_miss(records: Sequence[Record]) -> str:
         last = failed[0].failure.strip().splitlines()[-1] if failed and failed[0].failure else "nothing was evaluated"
         return f"all {len(failed)} evaluations failed, the first with: {last}"
     nearest = min(missed, key=lambda r: sum(math.inf if math.isnan(v) else v for v in r.violations.values()))
-    listed = ", ".join(
-        f"{text!r} is unknown there" if math.isnan(v) else f"{text!r} is missed by {v:.1%}"
-        for text, v in nearest.violations.items()
-    )
+    listed = ", ".join(_miss(text, v) for text, v in nearest.violations.items())
     return f"none of {len(records)} points meets all constraints; for the nearest, {nearest.label}, {listed}"
+
+
+def _miss(text: str, violation: float) -> str:
+    if math.isnan(violation):
+        return f"{text!r} is unknown there"
+    relative = COMPARISON.fullmatch(text) is not None
+    return f"{text!r} is missed by {violation:.1%}" if relative else f"{text!r} is {violation:.4g}, which is above 0"

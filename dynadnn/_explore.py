@@ -19,10 +19,12 @@ from ._device import Device, profile_device
 from ._errors import InfeasibleError
 from ._evaluate import Evaluator, nearest_miss
 from ._front import Front
+from ._goals import Constraint, Objective, bits_matter, identity_of, name_of, read_constraints, read_objectives
 from ._identity import network_hash
 from ._journal import Journal
+from ._metrics import METRICS, task_of
 from ._record import Record
-from ._space import Constraint, Genes, Objective, Space, as_constraint, as_objective, bits_matter
+from ._space import Genes, Space
 from ._timing import nondominated
 from .search import NSGA2
 
@@ -112,15 +114,21 @@ def explore(
         The points that no other beats, with latencies measured again in turns; everything evaluated in `evaluated`,
         and why the search stopped in `ended`.
 
+    Whatever ends a search early, Ctrl-C too, leaves the records so far in the exception's ``evaluated``.
+
     Raises
     ------
     PointError
         If no point meets all constraints: the message says which one, and by how much the nearest misses it.
     ValueError
-        If the checkpoint is of another search, ``data.val`` is empty, the population is odd or below 4, or max_seconds
-        is below 0.
+        If the checkpoint is of another search or holds other latencies than the device, ``data.val`` is empty, the
+        population is odd or below 4, max_seconds is below 0, a name is unknown or there twice, or energies are asked
+        for and cannot be had.
+    TypeError
+        If an objective, the space or the device is of another type.
     RuntimeError
-        If workers die again and again without finishing anything, or cannot be replaced.
+        If another process writes the checkpoint, or workers die again and again without finishing anything, or cannot
+        be replaced.
     ConnectionError
         If a Dask cluster has no workers or its scheduler is gone.
     KeyboardInterrupt
@@ -137,10 +145,9 @@ def explore(
     """
     population, generations = positive_int(population, "population"), positive_int(generations, "generations")
     limit = None if budget is None else positive_int(budget, "budget")
-    goals = [as_objective(item) for item in _listed(objectives)]
-    if not goals:
-        raise ValueError("objectives is empty: at least one is needed")
-    limits = [as_constraint(item) for item in _listed(constraints)]
+    metrics = METRICS[task_of(data.val.y, net.task)]
+    goals = read_objectives(objectives, metrics)
+    limits = read_constraints(constraints, metrics, goals)
     check_termination(termination)
     if max_seconds is not None and not max_seconds >= 0:
         raise ValueError(f"max_seconds must be None or at least 0, not {max_seconds}")
@@ -148,6 +155,9 @@ def explore(
         if len(getattr(data, split, ())) == 0:
             raise ValueError(f"data.{split} is empty; explore needs images {why}")
     space = Space() if space is None else space
+    for name, value, kind in (("space", space, Space), ("device", device, Device | None)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a dn.{name.capitalize()}, not {value!r}")
     genes = Genes(net, space, bits_matter(goals, limits))
     if rng is None and checkpoint is not None and resume:
         rng = Journal.seed(checkpoint)
@@ -166,31 +176,42 @@ def explore(
     if checkpoint is not None:
         options = _options(net, data, goals, limits, space, population, seed, device, stop_early)
         journal = Journal(checkpoint, options, resume)
-        device._keep_at(_device_path(checkpoint))
-    evaluator = Evaluator(
-        net,
-        data,
-        goals,
-        limits,
-        device,
-        executor,
-        journal.records if journal else (),
-        journal.append if journal else None,
-        space.threads,
-    )
-    save = journal.sync if journal is not None else lambda: None
-    ends = Options(generations, limit, max_seconds, termination, stop_early, save)
-    course = Course(search, genes, evaluator, goals, limits, seeds, ends)
-    bar = _bar(progress, limit or population * generations)
     try:
-        ended = course.run(bar)
+        if journal is not None and checkpoint is not None:
+            _check_latencies(device, net, journal.records, checkpoint)
+            device._keep_at(_device_path(checkpoint))
+        _check_energy(device, net, goals, limits)
+        evaluator = Evaluator(
+            net,
+            data,
+            goals,
+            limits,
+            device,
+            executor,
+            journal.records if journal else (),
+            journal.append if journal else None,
+            space.threads,
+        )
+        save = journal.sync if journal is not None else lambda: None
+        ends = Options(generations, limit, max_seconds, termination, stop_early, save)
+        course = Course(search, genes, evaluator, goals, limits, seeds, ends)
+        ended = _run(course, evaluator, _bar(progress, limit or population * generations))
     finally:
-        bar.close()
-        evaluator.close()
         if journal is not None:
             journal.close()
             device._keep_at(None)
     return _front(course, goals, evaluator, device, seed, ended)
+
+
+def _run(course: Course, evaluator: Evaluator, bar: Any) -> str:
+    try:
+        return course.run(bar)
+    except BaseException as error:
+        error.evaluated = course.records()  # type: ignore[attr-defined]
+        raise
+    finally:
+        bar.close()
+        evaluator.close()
 
 
 def _device_of(
@@ -219,6 +240,28 @@ def _device_path(checkpoint: str | Path) -> Path:
     return Path(f"{checkpoint}.device.json")
 
 
+def _check_latencies(device: Device, net: Network, records: Sequence[Record], checkpoint: str | Path) -> None:
+    """Raise ValueError if a checkpoint holds other latencies than the device."""
+    for record in records:
+        known = device._known(net, record.point, record.threads) if record.latency_ms is not None else None
+        if known is not None and known != record.latency_ms:
+            raise ValueError(
+                f"{checkpoint} has {record.latency_ms:.4g} ms for {record.label} and the device {known:.4g}: pass the "
+                f"device of that search ({_device_path(checkpoint)}), another checkpoint or resume=False"
+            )
+
+
+def _check_energy(device: Device, net: Network, goals: Sequence[Objective | str], limits: Sequence[Constraint]) -> None:
+    """Raise ValueError before anything is evaluated if energies are asked for and cannot be had."""
+    if not any(c == "energy_mj" for c in (*goals, *(limit.column for limit in limits))):
+        return
+    energy = device.energy(net)
+    if energy.mj is None:
+        raise ValueError(
+            f"energy_mj is not to be had here ({energy.source}); device.set_power(watts) makes it modelled"
+        )
+
+
 def _front(
     course: Course,
     goals: Sequence[Objective | str],
@@ -231,7 +274,7 @@ def _front(
     records = course.records()
     feasible = [r for r in records if r.feasible]
     if not feasible:
-        raise InfeasibleError(nearest_miss(records))
+        raise InfeasibleError(nearest_miss(records), records)
     mask = nondominated(np.array([[cost_of(r, goal) for goal in goals] for r in feasible]))
     best = _distinct([r for r, m in zip(feasible, mask, strict=True) if m], goals)
     front = Front(
@@ -239,18 +282,13 @@ def _front(
         best,
         evaluated=records,
         machine=None if device.is_here else device.machine,
-        objectives=[goal if isinstance(goal, str) else goal.name for goal in goals],
+        objectives=[name_of(goal) for goal in goals],
         seed=seed,
         maximize=[goal.name for goal in goals if not isinstance(goal, str) and goal.maximize],
         generations=course.sizes,
         ended=ended,
     )
     return front.remeasure() if device.is_here else front
-
-
-def _listed(items: Any) -> list[Any]:
-    """Return the items, or the only one."""
-    return list(items) if isinstance(items, Iterable) and not isinstance(items, str) else [items]
 
 
 def _distinct(records: Sequence[Record], goals: Sequence[Objective | str]) -> list[Record]:
@@ -285,8 +323,8 @@ def _options(
     return {
         "network": network_hash(net),
         "data": data.fingerprint,
-        "objectives": [goal if isinstance(goal, str) else f"own {goal.name}" for goal in goals],
-        "constraints": [limit.text for limit in limits],
+        "objectives": [identity_of(goal) for goal in goals],
+        "constraints": [f"{limit.text} {limit.mark}".rstrip() for limit in limits],
         "space": {"widths": space.widths, "bits": space.bits, "depth": space.depth, "threads": space.threads,
                   "uniform": space.uniform},
         "population": population,

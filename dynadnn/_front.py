@@ -290,6 +290,8 @@ class Front:
         Front
             This front.
         """
+        if not self._networks:
+            raise ValueError("the front has no network to measure: load it with the network, Front.load(path, network)")
         some = {key(r): r for r in [*self.evaluated, *self.records] if r.failure is None}
         kept = {key(r) for r in self.records}
         wanted = [r for k, r in some.items() if k in kept or r.name]

@@ -1,8 +1,13 @@
-"""Journals – append-only files of what a search evaluated, so that a killed search goes on where it was."""
+"""Journals – append-only files of what a search evaluated, so that a killed search goes on where it was.
+
+Every line is a JSON object that begins with the CRC-32 of the rest, and one process at a time writes.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +15,10 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ._container import atomic_write
 from ._errors import FormatError
 from ._record import Record, from_document, to_document
 
-VERSION = 1
+VERSION = 2
 T = TypeVar("T")
 
 
@@ -37,12 +41,20 @@ class Lines(ABC, Generic[T]):
         self.records: list[T] = []
         path = Path(path)
         wanted = msgspec.json.decode(msgspec.json.encode(options))
-        if resume and path.exists() and path.stat().st_size:
-            self._read(path, wanted)
-        else:
-            head = {"format": self.kind, "version": VERSION, "options": wanted}
-            atomic_write(path, msgspec.json.encode(head) + b"\n")
-        self._file = open(path, "ab")  # noqa: SIM115 - stays open for the search
+        head = _line({"format": self.kind, "version": VERSION, "options": wanted})
+        self._file = open(path, "a+b")  # noqa: SIM115 - stays open for the search
+        try:
+            _lock(self._file, path)
+            self._file.seek(0)
+            raw = self._file.read() if resume else b""
+            end = 0 if head.startswith(raw) else self._read(path, raw, wanted)  # a head that was cut off holds nothing
+            self._file.truncate(end)
+            if end == 0:
+                self._file.write(head)
+                self._file.flush()
+        except BaseException:
+            self._file.close()
+            raise
 
     @classmethod
     def seed(cls, path: str | Path) -> int | None:
@@ -56,7 +68,7 @@ class Lines(ABC, Generic[T]):
 
     def append(self, record: T) -> None:
         """Add an evaluation; it survives the end of this process."""
-        self._file.write(msgspec.json.encode(self.encode(record)) + b"\n")
+        self._file.write(_line(self.encode(record)))
         self._file.flush()
 
     def sync(self) -> None:
@@ -69,8 +81,8 @@ class Lines(ABC, Generic[T]):
             self.sync()
             self._file.close()
 
-    def _read(self, path: Path, wanted: dict[str, Any]) -> None:
-        raw = path.read_bytes()
+    def _read(self, path: Path, raw: bytes, wanted: dict[str, Any]) -> int:
+        """Take over the evaluations of a file, and return where its whole lines end."""
         lines = raw.split(b"\n")
         whole, torn = lines[:-1], lines[-1]
         if not whole:
@@ -82,11 +94,10 @@ class Lines(ABC, Generic[T]):
             raise ValueError(f"{path} is of another search ({listed}): delete it, give another path or resume=False")
         for number, line in enumerate(whole[1:], 2):
             try:
-                self.records.append(self.decode(msgspec.json.decode(line, type=dict[str, Any])))
+                self.records.append(self.decode(msgspec.json.decode(_checked(line), type=dict[str, Any])))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
                 raise FormatError(f"{path}, line {number}, is damaged: {error}") from None
-        if torn:  # the process ended while it wrote this line
-            atomic_write(path, raw[: -len(torn)])
+        return len(raw) - len(torn)  # of the line that the process wrote when it ended
 
 
 class Journal(Lines[Record]):
@@ -107,7 +118,7 @@ class Journal(Lines[Record]):
 
 def _head(path: str | Path, kind: str, line: bytes) -> dict[str, Any]:
     try:
-        head = msgspec.json.decode(line, type=dict[str, Any])
+        head = msgspec.json.decode(_checked(line.rstrip(b"\n")), type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"{path} is no checkpoint of a search: {error}") from None
     options = head.get("options")
@@ -116,3 +127,29 @@ def _head(path: str | Path, kind: str, line: bytes) -> dict[str, Any]:
     if head.get("version") != VERSION:
         raise FormatError(f"{path} has version {head.get('version')!r}; this dynadnn reads version {VERSION}")
     return options
+
+
+def _lock(file: Any, path: Path) -> None:
+    """Keep other processes from writing; the lock ends with this process, whatever its workers do."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise RuntimeError(f"{path} belongs to a search that is running: wait for it, or give another path") from None
+    except OSError:  # a file system without locks
+        pass
+
+
+def _line(document: Any) -> bytes:
+    rest = msgspec.json.encode(document)[1:]
+    return b'{"crc":"%08x",' % zlib.crc32(rest) + rest + b"\n"
+
+
+def _checked(line: bytes) -> bytes:
+    """Return the JSON of a line without its checksum; ValidationError if that is wrong."""
+    head, rest = line[: len(_PREFIX) + 10], line[len(_PREFIX) + 10 :]
+    if head != _PREFIX + b'%08x",' % zlib.crc32(rest):
+        raise msgspec.ValidationError("its checksum is wrong")
+    return b"{" + rest
+
+
+_PREFIX = b'{"crc":"'

@@ -24,10 +24,10 @@ from ._arguments import share_cores
 
 if TYPE_CHECKING:
     from ._data import Split
+    from ._goals import Objective
     from ._network import Network
     from ._points import Subnet
     from ._record import Record
-    from ._space import Objective
     from ._tables import Tables
 
 ATTEMPTS = 3  # of one point, before its workers' deaths are its fault
@@ -164,10 +164,6 @@ class Pool:
     def renew(self, error: BaseException) -> None:
         """Replace what broke."""
         if self.is_dask:
-            if getattr(self._executor, "status", "running") != "running":
-                raise ConnectionError(
-                    f"the connection to the Dask scheduler ended ({error}); with a checkpoint the same call goes on"
-                ) from error
             self._scatter()
             return
         fresh = self._make() if self._make is not None else _like(self._executor)
@@ -188,6 +184,9 @@ class Pool:
         return int(getattr(self._executor, "_max_workers", 1))
 
     def _scatter(self) -> None:
+        status = getattr(self._executor, "status", "running")
+        if status != "running":
+            raise _lost(f"the client is {status}")
         try:
             self._scattered = self._executor.scatter(self._payload, broadcast=True, hash=False)
         except TimeoutError as error:
@@ -241,7 +240,11 @@ class _Batch:
         """Leave out what has not begun; what has is still waited for where the executor can tell."""
         self._waiting.clear()
         for number, (future, _) in list(self._running.items()):
-            if future.cancel() is not False:
+            try:
+                cancelled = future.cancel() is not False
+            except Exception:  # the connection to the scheduler is gone, and everything with it
+                cancelled = True
+            if cancelled:
                 self._running.pop(number, None)
 
     def _start_waiting(self) -> None:
@@ -279,6 +282,8 @@ class _Batch:
         elif type(error).__name__ == "KilledWorker":  # Dask tried it several times, on other workers too
             self._died(job, error)
             self._waiting.append(job)
+        elif self._pool.is_dask and isinstance(error, OSError):  # the cluster's: evaluations return theirs
+            raise _lost(error) from error
         elif isinstance(error, CancelledError) or type(error).__name__ == "FutureCancelledError":
             self._broken(job, error, suspected=False)  # the workers that held its data are gone
         else:
@@ -316,6 +321,11 @@ class _Batch:
                 f"workers died {self._in_a_row} times in a row without finishing an evaluation ({error}): is there "
                 "enough memory, and can they import dynadnn? With a checkpoint the same call goes on"
             ) from error
+
+
+def _lost(error: Any) -> ConnectionError:
+    text = f"the connection to the Dask scheduler ended ({error}); with a checkpoint the same call goes on"
+    return ConnectionError(text)
 
 
 def _like(executor: Any) -> Any:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._evaluate import Candidate
+from ._goals import Constraint
 from ._record import Record
-from ._space import Constraint, Genes
+from ._space import Genes
 
 REPAIRABLE = ("bytes", "macs", "latency_ms")
 STEPS = 32  # of widths between the narrowest and the candidate's own

@@ -1,26 +1,20 @@
-"""What a search varies, minimises and respects: genes of sub-nets, objectives, constraints."""
+"""What a search varies, and the genes that stand for it."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._arguments import positive_int
 from ._errors import PointError
-from ._quality import is_better_high
-from ._record import NUMBERS, Record
 
 if TYPE_CHECKING:
-    from ._data import Split
     from ._network import Network
     from ._points import Subnet
-
-COMPARISON = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 
 
 @dataclass(frozen=True)
@@ -52,93 +46,19 @@ class Space:
         for name in ("widths", "threads"):
             value = getattr(self, name)
             if value is not None:
+                if isinstance(value, str) or not isinstance(value, Iterable):
+                    raise TypeError(f"{name} is {value!r}; it must be a list of what to choose from")
+                value = tuple(value)
                 if len(value) == 0:
                     raise ValueError(f"{name} is empty: there is nothing to choose from")
-                object.__setattr__(self, name, tuple(value))
+                object.__setattr__(self, name, value)
         if isinstance(self.bits, str) and self.bits != "per layer":
             raise ValueError(f'bits is {self.bits!r}; it must be a list of bits, "per layer" or None')
         if self.bits is not None and not isinstance(self.bits, str):
             object.__setattr__(self, "bits", tuple(self.bits))
         if any(f <= 0 or f > 1 for f in self.widths or ()):
             raise ValueError(f"widths is {self.widths}; fractions are above 0 and at most 1")
-        if any(t < 1 for t in self.threads):
-            raise ValueError(f"threads is {self.threads}; every number of threads is at least 1")
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Something of one's own to minimise.
-
-    Parameters
-    ----------
-    name : str
-        Name of its column.
-    function : callable
-        ``f(net, point, split) -> float``; the network has statistics for the point.
-    maximize : bool
-        Larger is better.
-    """
-
-    name: str
-    function: Callable[[Any, Any, Any], float]
-    maximize: bool = False
-
-    def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise TypeError(f"objective {self.name!r} needs a function f(net, point, split), not {self.function!r}")
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A limit; `violation` is above 0 where it is missed, relative to the limit.
-
-    `column` is what it is about, None for an own function; `upper` says whether it is the most that is allowed.
-    """
-
-    text: str
-    violation: Callable[[Record], float]
-    column: str | None = None
-    upper: bool = False
-
-
-def as_objective(item: Any) -> Objective | str:
-    """Check an objective: an `Objective` or the name of a column or metric."""
-    if isinstance(item, Objective):
-        return item
-    if isinstance(item, str):
-        return item
-    raise TypeError(f"an objective is a column name or dn.Objective(name, f), not {item!r}")
-
-
-def cost(record: Record, objective: Objective | str) -> float:
-    """Value to minimise; NaN where unknown."""
-    name = objective if isinstance(objective, str) else objective.name
-    value = record.column(name)
-    if value is None:
-        return math.nan
-    better_high = is_better_high(name) if isinstance(objective, str) else objective.maximize
-    return -float(value) if better_high else float(value)
-
-
-def as_constraint(item: Any) -> Constraint:
-    """Read ``"latency_ms <= 5"``, or take a function ``f(record) -> float`` that is at most 0 where it holds."""
-    if callable(item):
-        return Constraint(getattr(item, "__qualname__", repr(item)), lambda record: float(item(record)))
-    match = COMPARISON.fullmatch(item) if isinstance(item, str) else None
-    if match is None:
-        raise ValueError(
-            f'constraint {item!r} is neither "column <= number", "column >= number" nor a function of a record; '
-            f"columns are {', '.join(NUMBERS)}"
-        )
-    name, comparison, limit = match[1], match[2], float(match[3])
-    sign = 1.0 if comparison[0] == "<" else -1.0
-    scale = abs(limit) if limit else 1.0
-
-    def violation(record: Record) -> float:
-        value = record.column(name)
-        return math.nan if value is None else sign * (float(value) - limit) / scale
-
-    return Constraint(item.strip(), violation, name, comparison[0] == "<")
+        object.__setattr__(self, "threads", tuple(positive_int(t, "threads") for t in self.threads))
 
 
 class Genes:
@@ -236,13 +156,6 @@ class Genes:
         return row if self.decode(row) == (subnet, threads) else None
 
 
-def bits_matter(objectives: Sequence[Objective | str], constraints: Sequence[Constraint]) -> bool:
-    """Whether anything can become better with fewer bits: costs that depend on them, or one's own functions."""
-    indifferent = {"error", "accuracy", "loss", "macs", "threads"}
-    columns = [o if isinstance(o, str) else None for o in objectives] + [c.column for c in constraints]
-    return any(column is None or (column in NUMBERS and column not in indifferent) for column in columns)
-
-
 def offered_widths(space: Any, fractions: Sequence[float] | None = None) -> list[int]:
     """Return the channels to choose from, fewest first: those of fractions, or every multiple of the space's step."""
     if fractions is not None:
@@ -262,21 +175,3 @@ def _bits(net: Network, space: Space) -> tuple[tuple[Any, ...], bool]:
         if bits not in net.views:
             raise PointError(f"space.bits holds {bits}; the network offers {net.views}")
     return tuple(sorted({int(b) for b in space.bits})), False
-
-
-def evaluate_objectives(
-    net: Network, subnet: Subnet, split: Split, objectives: Sequence[Objective | str], result: dict[str, Any]
-) -> dict[str, float]:
-    """Values of own objectives and of further metrics that `Network.evaluate` returned."""
-    values = {}
-    for objective in objectives:
-        if isinstance(objective, Objective):
-            value = objective.function(net, subnet, split)
-            if np.ndim(value) != 0:
-                raise TypeError(
-                    f"objective {objective.name!r} must return one number, not an array of shape {np.shape(value)}"
-                )
-            values[objective.name] = float(value)
-        elif objective not in NUMBERS:
-            values[objective] = float(result[objective])
-    return values

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._goals import Objective, cost
 from ._record import Record
-from ._space import Objective, cost
 
 if TYPE_CHECKING:
     from ._data import Split
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KNOWN = ("latency_ms", "energy_mj", "bytes", "macs", "threads")  # before anything is evaluated
 JUDGED = ("error", "accuracy")
+BOUNDED = (*KNOWN, *JUDGED)  # what is known of a point that was stopped
 STEP = 128  # images between two looks
 
 
@@ -40,7 +41,7 @@ class Archive:
     def __init__(self, objectives: Sequence[Objective | str], y: NDArray[Any]) -> None:
         self._columns = [o for o in objectives if isinstance(o, str) and o in KNOWN]
         self._judges = any(isinstance(o, str) and o in JUDGED for o in objectives)
-        bounded = all(isinstance(o, str) and o in (*KNOWN, *JUDGED) for o in objectives)
+        bounded = all(isinstance(o, str) and o in BOUNDED for o in objectives)
         self.active = bounded and np.ndim(y) == 1
         self._images = len(y)
         self._costs: NDArray[np.float64] = np.zeros((0, len(self._columns)))

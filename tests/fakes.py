@@ -87,7 +87,12 @@ class FakeNetwork(Network):
             raise RuntimeError("a narrow first layer")
         accuracy = float(np.mean(self.predict(split.x, subnet) == 0))
         interval = wilson(accuracy, len(split.x))
-        result = {"accuracy": accuracy, "accuracy_interval": interval, "loss": 1 - accuracy, "half": accuracy / 2}
+        result = {
+            "accuracy": accuracy,
+            "accuracy_interval": interval,
+            "loss": 1 - accuracy,
+            "calibration_error": accuracy / 2,
+        }
         return {k: result[k] for k in (*metrics, "accuracy_interval")}
 
     def compile(self, *, threads=1, isa=None, precision=None):
@@ -108,3 +113,11 @@ def fake_data(n=IMAGES):
     x[:, 0, 0, 0], x[:, 0, 1, 0] = np.arange(n) % 256, np.arange(n) // 256
     split = dn.Split(x, np.zeros(n, np.int64), None, np.arange(n))
     return dn.Data(data.train, split, split, data.calibration, data.outputs, data.names, data.preprocess, data.augment)
+
+
+SPEED = dict(gmacs=10, bytes_per_s=1e10)
+OPTIONS = dict(population=12, generations=6, budget=60, progress=False, rng=0)
+
+
+def search(net, data, **options):
+    return dn.explore(net, data, **{"device": dn.Device.from_speed(**SPEED), **OPTIONS, **options})

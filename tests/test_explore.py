@@ -3,25 +3,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fakes import fake_data, fake_network
+from fakes import SPEED, fake_data, fake_network, search
 
 import dynadnn as dn
 from dynadnn import _course, _evaluate
 from dynadnn._device import engine_calls
-from dynadnn._space import Genes, as_constraint
+from dynadnn._goals import as_constraint
+from dynadnn._space import Genes
 from dynadnn._timing import nondominated
-
-SPEED = dict(gmacs=10, bytes_per_s=1e10)
-OPTIONS = dict(population=12, generations=6, budget=60, progress=False, rng=0)
 
 
 @pytest.fixture(scope="module")
 def data():
     return fake_data()
-
-
-def search(net, data, **options):
-    return dn.explore(net, data, **{"device": dn.Device.from_speed(**SPEED), **OPTIONS, **options})
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +108,6 @@ def test_a_constraint_that_is_none_is_refused(text):
         as_constraint(text)
 
 
-def test_a_constraint_on_an_unknown_column_fails_and_names_the_columns(data):
-    with pytest.raises(dn.PointError, match="no column 'speed'"):
-        search(fake_network(), data, constraints="speed <= 1", generations=1)
-
-
 @pytest.mark.parametrize("how", ["error", "nan"])
 def test_a_failed_evaluation_is_a_record_and_the_search_goes_on(data, how):
     net = fake_network()
@@ -146,16 +135,14 @@ def test_an_own_objective_is_minimised_or_maximised(data):
 
 
 def test_a_metric_can_be_an_objective(data):
-    front = search(fake_network(), data, objectives=("half", "bytes"), generations=1)
-    assert front.objectives == ("half", "bytes") and front.records[0].values["half"] < 0.5
+    front = search(fake_network(), data, objectives=("calibration_error", "bytes"), generations=1)
+    assert front.objectives == ("calibration_error", "bytes") and front.records[0].values["calibration_error"] < 0.5
 
 
 def test_three_objectives_work(data):
-    try:
-        front = search(fake_network(), data, objectives=("error", "latency_ms", "bytes"), generations=2)
-    except ValueError as error:
-        pytest.skip(f"hypervolume of three: {error}")
-    assert len(front) > 0
+    front = search(fake_network(), data, objectives=("error", "latency_ms", "bytes"), generations=2)
+    costs = np.array([(r.error, r.latency_ms, r.bytes) for r in front.records])
+    assert len(front) > 1 and nondominated(costs).all()
 
 
 def test_accuracy_as_an_objective_is_maximised(data):
@@ -441,12 +428,6 @@ def test_a_population_that_cannot_be_leaves_no_checkpoint(data, tmp_path, popula
     with pytest.raises(ValueError, match=f"population is {population}"):
         search(fake_network(), data, population=population, checkpoint=tmp_path / "s.jsonl")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("seconds", [-1, float("nan")])
-def test_a_time_limit_below_zero_is_refused(data, seconds):
-    with pytest.raises(ValueError, match="max_seconds must be None or at least 0"):
-        search(fake_network(), data, max_seconds=seconds)
 
 
 def test_latencies_of_a_long_search_are_modelled_at_each_number_of_threads(data, monkeypatch):

@@ -276,3 +276,33 @@ def test_dask_finds_the_same_front_and_a_killed_worker_costs_a_retry(data, seria
         pids = lambda: list(client.run(os.getpid).values())  # noqa: E731
         assert outcome(search(data, executor=client, termination=partial(kill_one, pids))) == serial
         assert eventually(lambda: not client.futures)  # nothing is left on the cluster
+
+
+class FakeDask(Plain):
+    """What tells a Dask client from other executors."""
+
+    status = "running"
+
+    def scatter(self, data, **options):
+        return data
+
+    def scheduler_info(self):
+        return {"workers": {}}
+
+    def submit(self, f, *args, pure):
+        future = Future()
+        future.set_exception(OSError("in Client: Stream is closed"))
+        future.cancel = lambda: 1 / 0
+        return future
+
+
+def test_a_scheduler_that_dies_in_a_search_is_a_lost_connection(data):
+    with pytest.raises(ConnectionError, match="with a checkpoint the same call goes on"):
+        search(data, executor=FakeDask())
+
+
+def test_a_closed_client_is_a_lost_connection(data):
+    client = FakeDask()
+    client.status = "closed"
+    with pytest.raises(ConnectionError, match="the client is closed"):
+        search(data, executor=client)

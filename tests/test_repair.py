@@ -5,9 +5,10 @@ import pytest
 from fakes import fake_data, fake_network
 
 import dynadnn as dn
+from dynadnn._goals import as_constraint, bits_matter
 from dynadnn._record import Record
 from dynadnn._repair import STEPS, Repair
-from dynadnn._space import Genes, as_constraint, as_objective, bits_matter
+from dynadnn._space import Genes
 
 OPTIONS = dict(population=12, generations=5, progress=False, rng=0)
 
@@ -96,7 +97,7 @@ def test_a_limit_of_accuracy_is_not_repaired():
     ],
 )
 def test_bits_are_dropped_where_nothing_can_gain_from_them(objectives, constraints, matter):
-    assert bits_matter([as_objective(o) for o in objectives], [as_constraint(c) for c in constraints]) == matter
+    assert bits_matter(objectives, [as_constraint(c) for c in constraints]) == matter
     data = dn.datasets.shapes(60, size=8, classes=4, rng=0)
     net = dn.nets.mlp(data, points=(0.5, 1.0), rng=0)
     net.recalibrate(data.calibration.x)

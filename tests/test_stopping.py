@@ -60,7 +60,9 @@ def test_without_early_stopping_everything_is_evaluated(data):
     assert all(r.stopped is None for r in search(data, stop_early=False).evaluated)
 
 
-@pytest.mark.parametrize("objectives", [("loss", "latency_ms"), ("error", "half"), ("latency_ms", "half")])
+@pytest.mark.parametrize(
+    "objectives", [("loss", "latency_ms"), ("error", "calibration_error"), ("latency_ms", "calibration_error")]
+)
 def test_objectives_without_a_bound_are_evaluated_on_all_images(data, objectives):
     assert all(r.stopped is None for r in search(data, objectives=objectives, generations=3).evaluated)
 
