@@ -24,7 +24,7 @@ from ._halting import EarlyHalting, Halt
 from ._history import History
 from ._interrupts import OneInterrupt
 from ._losses import BCE, CrossEntropy
-from ._methods import MultiPath, all_joined
+from ._methods import Incremental, MultiPath, all_joined
 from ._metrics import LABELS, METRICS, TARGETS, Metric, evaluate_outputs, task_of
 from ._network import Network, remember, spec_json
 from ._optimizers import Rate
@@ -214,10 +214,12 @@ class Loop:
             choices = s.qat.expand(choices, len(self.net.layers), s.seed, self.step)
         for number, choice in enumerate(choices):
             outputs = self.session.forward(x, choice.subnet, self.step, number)
-            if offset is not None:
-                outputs = outputs + offset
             soft = widest if choice.soft else None
-            loss, gradient = self._loss(outputs, y, weight, soft)
+            if offset is None:
+                loss, gradient = self._loss(outputs, y, weight, soft)
+            else:
+                own, outputs = outputs, outputs + offset
+                loss, gradient = self._group_loss(own, outputs, y, weight, soft)
             inner = None if self.teaching is None else self.teaching.inner(self.session, choice.subnet, weight)
             if inner is not None:
                 loss = loss + inner[0]
@@ -234,6 +236,17 @@ class Loop:
         if self.teaching is not None:
             macs += self.teaching.macs() * len(rows)
         return figures, macs
+
+    def _group_loss(self, own: F32, together: F32, y: Labels, weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
+        """Loss per sample and gradient of a channel group: of its own outputs, of all groups', or some of both."""
+        method = self.settings.method
+        share = method.share(self.settings.loss) if isinstance(method, Incremental) else 0.0
+        parts = [(share, own), (1 - share, together)]
+        found = [(part, *self._loss(outputs, y, weight, soft)) for part, outputs in parts if part > 0]
+        if len(found) == 1:
+            return found[0][1:]
+        (a, loss, gradient), (b, other, slope) = found
+        return np.float32(a) * loss + np.float32(b) * other, np.float32(a) * gradient + np.float32(b) * slope
 
     def _loss(self, outputs: F32, y: Labels, weight: F32 | None, soft: F32 | None) -> tuple[F32, F32]:
         if self.teaching is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._arguments import generator, positive_int
+from ._losses import BCE, CrossEntropy
 from ._points import PointRules, Subnet, size_key
 
 _STREAM = 17  # of random numbers
@@ -163,7 +164,27 @@ class Incremental:
     Every group is trained for all epochs, alone: its layers read no other group, so a step costs what one group costs,
     and the frozen groups' outputs are added. Batch norms belong to the groups, and groups that come and go leave the
     outputs of the others as they are, bit for bit.
+
+    Parameters
+    ----------
+    own_loss : float, optional
+        Share, 0 to 1, of what a group's loss takes from its own outputs; the rest is of all groups' so far together.
+        Where earlier groups are right already the loss of all together has little to teach, and what is added to it
+        later gains less than groups that learned the whole task; their summed outputs are more confident, though.
+        None is 1 for cross-entropy and `BCE`, and 0 for targets and functions, whose groups add up to the result.
     """
+
+    own_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.own_loss is not None and not 0 <= self.own_loss <= 1:
+            raise ValueError(f"own_loss is {self.own_loss}; it must be None or from 0 to 1")
+
+    def share(self, loss: Any) -> float:
+        """Share of a group's own outputs in its loss."""
+        if self.own_loss is not None:
+            return float(self.own_loss)
+        return 1.0 if isinstance(loss, CrossEntropy | BCE) else 0.0
 
     def choose(self, rules: PointRules, points: Sequence[Subnet], seed: int, step: int, steps: int = 0) -> list[Choice]:
         """Return the passes of a step, which trains one group's network."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import generator
+from ._arguments import generator, positive_int
 from ._codes import check_views
 from ._errors import UnsupportedError
 from ._methods import Choice
@@ -24,9 +24,10 @@ class QAT:
 
     Every pass computes what the integer network will: weights are rounded to codes, one scale per output channel, and
     each tensor that the integer engine stores is rounded to 8 bits; gradients go straight through the rounding (not
-    where a tensor was clipped). The first pass of a step, and every pass of a method that trains one point at a time,
-    runs at all bits, 8 bits first; the other points of a step run at one of the bits, drawn at random. Statistics of
-    batch norms and ranges of tensors are kept per point and bits, and `quantize` takes them over.
+    where a tensor was clipped). The first point of a step, and every point of a method that trains one at a time, runs
+    at 8 bits and then at some of the fewer bits, drawn at random: all of them in every step would train the weights for
+    few bits at the expense of 8. The other points of a step run at one of the bits. Statistics of batch norms and
+    ranges of tensors are kept per point and bits, and `quantize` takes them over.
 
     Parameters
     ----------
@@ -38,6 +39,8 @@ class QAT:
     targets : "widest" or "labels", default "widest"
         What fewer bits learn from: the outputs of the step's first pass, at 8 bits, or what that pass itself learns
         from. Losses that take no outputs of another network use labels.
+    random : int, default 1
+        How many of the fewer bits follow 8 in a step.
 
     Raises
     ------
@@ -57,9 +60,11 @@ class QAT:
     bits: int | tuple[int, ...] = 8
     ranges: str = "running"
     targets: str = "widest"
+    random: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_views(self.bits))
+        object.__setattr__(self, "random", positive_int(self.random, "random"))
         if self.ranges not in ("running", "learned"):
             raise ValueError(f"ranges is {self.ranges!r}: it must be 'running' or 'learned'")
         if self.targets not in ("widest", "labels"):
@@ -76,11 +81,18 @@ class QAT:
         draw = generator(seed, _STREAM, step)
         passes = []
         for number, choice in enumerate(choices):
-            views = self.views if number == 0 else (self.views[int(draw.integers(len(self.views)))],)
+            views = self._some(draw) if number == 0 else (self.views[int(draw.integers(len(self.views)))],)
             for position, bits in enumerate(views):
                 soft = choice.soft or (number == 0 and position > 0 and self.targets == "widest")
                 passes.append(Choice(with_bits(choice.subnet, bits, layers), soft))
         return passes
+
+    def _some(self, draw: np.random.Generator) -> tuple[int, ...]:
+        """Return 8 and as many of the fewer bits as a step trains, most first."""
+        rest = self.views[1:]
+        if self.random >= len(rest):
+            return self.views
+        return self.views[0], *(rest[i] for i in sorted(draw.permutation(len(rest))[: self.random].tolist()))
 
 
 def with_bits(subnet: Subnet, bits: int, layers: int) -> Subnet:

@@ -194,7 +194,7 @@ def train(net: Network, make: Callable[[Network, dict[str, Any]], Loop], options
         return make(net, options).run()
     check_qat(options["qat"], net, options["ema"], options["precision"])
     seed = seed_of(options["rng"])
-    return fit_groups(net, make, {**options, "method": Incremental()}, seed)
+    return fit_groups(net, make, {**options, "method": Incremental() if method is None else method}, seed)
 
 
 def make_loop(net: Network, data: Data, teaching: Any, missing: dict[str, Any], **options: Any) -> Loop:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import dynadnn as dn
-from dynadnn._incremental import cut_group, fit_groups, put_group
+from dynadnn._incremental import _options_of, cut_group, fit_groups, put_group
+from dynadnn._loop import Loop
 
 DATA = dn.datasets.shapes(n=400, size=8, rng=0)
 GROUPS = 2
@@ -23,6 +25,42 @@ def make(groups: int = GROUPS, name: str = "resnet20", seed: int = 0) -> dn.Netw
 def train(net: dn.Network, **options: Any) -> dn.History:
     options = {"epochs": 2, "batch": 40, "progress": False, "rng": 0, "augment": None, **options}
     return dn.fit(net, DATA, **options)
+
+
+def second_group(own_loss: float | None, **options: Any) -> dict[str, np.ndarray]:
+    net = make()
+    train(net, epochs=1, method=dn.Incremental(own_loss), **options)
+    return dict(cut_group(net, 1).weights)
+
+
+def test_a_group_that_learns_from_its_own_outputs_is_trained_as_if_it_were_alone() -> None:
+    alone = cut_group(make(), 1)
+    train(
+        alone,
+        epochs=1,
+        rng=_options_of({"checkpoint": None, "continue_from": None, "max_seconds": None}, 1, 0, 0)["rng"],
+    )
+    together = second_group(None)
+    assert all(np.array_equal(together[key], value) for key, value in alone.weights.items())
+    some = second_group(0.5)
+    assert any(not np.array_equal(some[key], value) for key, value in together.items())
+
+
+def test_groups_of_a_regression_learn_what_is_missing() -> None:
+    huber = dn.Huber()
+    assert dn.Incremental().share(huber) == 0 and dn.Incremental(0.25).share(huber) == 0.25
+    assert dn.Incremental().share(dn.CrossEntropy()) == dn.Incremental().share(dn.BCE()) == 1
+    gradients = []
+    loop: Any = SimpleNamespace(teaching=None)
+    loop._loss = lambda *arguments: Loop._loss(loop, *arguments)
+    for share in (0, 0.25, 1):
+        loop.settings = SimpleNamespace(method=dn.Incremental(share), loss=dn.CrossEntropy())
+        own, rest = np.ones((2, 4), np.float32), np.full((2, 4), 3, np.float32)
+        rest[:, 0] = -2
+        gradients.append(Loop._group_loss(loop, own, own + rest, np.array([0, 1]), None, None)[1])
+    np.testing.assert_allclose(gradients[1], 0.75 * gradients[0] + 0.25 * gradients[2], rtol=1e-6)
+    with pytest.raises(ValueError, match="own_loss is 2"):
+        dn.Incremental(own_loss=2)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "alexnet", "mobilenetv2", "lenet"])
@@ -59,9 +97,9 @@ def test_training_a_later_group_leaves_the_outputs_of_earlier_ones_alone() -> No
     np.testing.assert_array_equal(net(DATA.val.x, 0.5), after_one[1])
 
 
-def test_every_group_lowers_the_loss_of_those_before_it() -> None:
+def test_every_group_lowers_the_loss_of_those_before_it_if_that_is_what_it_learns() -> None:
     net = make()
-    history = train(net, epochs=4)
+    history = train(net, epochs=4, method=dn.Incremental(own_loss=0))
     assert history.history["group"] == [1.0] * 4 + [2.0] * 4
     losses = [net.evaluate(DATA.train, point)["loss"] for point in net.points]
     assert losses[1] < losses[0] < np.log(DATA.outputs)
@@ -132,6 +170,7 @@ def test_distillation_trains_groups_in_turn() -> None:
     teacher = dn.nets.resnet20(DATA, width=8, rng=3)
     dn.fit(teacher, DATA, epochs=6, batch=40, augment=None, progress=False, rng=0)
     net = make()
-    history = dn.distill(net, teacher, DATA, epochs=3, batch=40, augment=None, progress=False, rng=0)
+    method = dn.Incremental(own_loss=0)
+    history = dn.distill(net, teacher, DATA, epochs=3, method=method, batch=40, augment=None, progress=False, rng=0)
     assert history.history["group"] == [1.0] * 3 + [2.0] * 3
     assert net.evaluate(DATA.train, 1.0)["loss"] < net.evaluate(DATA.train, 0.5)["loss"]

@@ -269,12 +269,14 @@ def test_widths_and_bits_are_trained_together():
     assert np.isfinite(net(DATA.test.x[:4], 0.5)).all()
 
 
-def test_the_first_pass_of_a_step_has_all_bits_and_the_others_one():
+def test_the_first_point_of_a_step_runs_at_8_bits_and_some_fewer_and_the_others_at_one():
     net = small(points=(0.5, 1.0))
     wide, narrow = net.points["1.0"], net.points["0.5"]
-    passes = dn.QAT((8, 4, 2)).expand([Choice(wide), Choice(narrow, True)], len(net.layers), 0, 5)
+    passes = dn.QAT((8, 4, 2), random=2).expand([Choice(wide), Choice(narrow, True)], len(net.layers), 0, 5)
     assert [p.subnet.bits[0] for p in passes[:3]] == [8, 4, 2] and len(passes) == 4
     assert [p.soft for p in passes] == [False, True, True, True]
+    steps = [[p.subnet.bits[0] for p in dn.QAT((8, 4, 3, 2)).expand([Choice(wide)], 4, 0, s)] for s in range(40)]
+    assert {tuple(bits) for bits in steps} == {(8, 4), (8, 3), (8, 2)}
     drawn = {dn.QAT((8, 4)).expand([Choice(wide), Choice(narrow)], 4, 0, s)[-1].subnet.bits[0] for s in range(20)}
     assert drawn == {8, 4}
     assert not any(p.soft for p in dn.QAT((8, 4), targets="labels").expand([Choice(wide)], 4, 0, 0))
