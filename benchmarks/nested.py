@@ -3,8 +3,9 @@
 usage: nested.py --root DIR [--work DIR] [--time | --table | --dry-run | --small]
 
 All rows begin with the same ResNet-20 trained in float32 and go on with quantisation-aware training. Nested: all bits
-of one set of weights. Separate: a network for each number of bits. Bits below 8 are views into 8-bit weights, so a
-network for 4 bits is trained for 8 and 4. After training: the float32 network quantised as it is.
+of one set of weights, for as many epochs as the others and for as many seconds as all of them together. Separate: a
+network for each number of bits. Bits below 8 are views into 8-bit weights, so a network for 4 bits is trained for 8 and
+4. After training: the float32 network quantised as it is.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from drawing import STYLES, figure, save
 
 import dynadnn as dn
 
-ROWS = ("float32", "after training", "separate", "nested")
+EQUAL = "nested, equal seconds"
+ROWS = ("float32", "after training", "separate", "nested", EQUAL)
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,14 @@ def after_training(bench: Bench, seed: int) -> Record:
     return {**judged(bench, quantised(bench, net, bench.design.bits)), "phases": {}, "epochs": 0, "halts": []}
 
 
-def tuned(bench: Bench, seed: int, bits: tuple[int, ...]) -> tuple[dict[str, tuple[dn.Network, Any]], dict[str, float]]:
+def tuned(
+    bench: Bench, seed: int, bits: tuple[int, ...], epochs: int | None = None
+) -> tuple[dict[str, tuple[dn.Network, Any]], dict[str, float]]:
     """The networks at these bits after quantisation-aware training, and its steps."""
     design, net = bench.design, base_network(bench, bench.design, seed)
+    name = phase(bits) if epochs is None else f"{phase(bits)} in {epochs} epochs"
     history = bench.fit(
-        f"{phase(bits)}/seed {seed}", net, epochs=design.tuning, optimizer=dn.SGD(lr=design.tune_lr),
+        f"{name}/seed {seed}", net, epochs=epochs or design.tuning, optimizer=dn.SGD(lr=design.tune_lr),
         batch=design.batch, rng=seed, qat=bits,
     )  # fmt: skip
     return quantised(bench, net, bits), {phase(bits): history.steps}
@@ -96,6 +101,21 @@ def tuned(bench: Bench, seed: int, bits: tuple[int, ...]) -> tuple[dict[str, tup
 def nested(bench: Bench, seed: int) -> Record:
     nets, phases = tuned(bench, seed, bench.design.bits)
     return {**judged(bench, nets), "phases": phases, "epochs": bench.design.tuning, "halts": []}
+
+
+def separate_phases(bench: Bench) -> dict[str, float]:
+    return {phase(views(bench.design, b)): bench.steps(bench.design.tuning) for b in bench.design.bits}
+
+
+def equal_epochs(bench: Bench) -> int:
+    """Epochs of all bits together that take the seconds of the separate networks."""
+    return bench.equal_epochs(EQUAL, separate_phases(bench), {phase(bench.design.bits): bench.steps(1)})
+
+
+def nested_longer(bench: Bench, seed: int) -> Record:
+    epochs = equal_epochs(bench)
+    nets, phases = tuned(bench, seed, bench.design.bits, epochs)
+    return {**judged(bench, nets), "phases": phases, "epochs": epochs, "halts": []}
 
 
 def separate(bench: Bench, seed: int) -> Record:
@@ -110,6 +130,7 @@ def separate(bench: Bench, seed: int) -> Record:
 def cells(design: Design) -> list[Cell]:
     runs: dict[str, Callable[[Bench, int], Record]] = {
         "float32": float32, "after training": after_training, "separate": separate, "nested": nested,
+        EQUAL: nested_longer,
     }  # fmt: skip
     return [Cell(name, seed, runs[name], partial(cost, name=name)) for seed in range(design.seeds) for name in ROWS]
 
@@ -118,6 +139,8 @@ def cost(bench: Bench, name: str) -> dict[str, float]:
     design = bench.design
     if name == "float32":
         return {"float32": bench.steps(design.epochs)}
+    if name == EQUAL:  # by definition
+        return separate_phases(bench)
     trained = {"separate": [views(design, b) for b in design.bits], "nested": [design.bits]}.get(name, [])
     return {phase(tuple(bits)): bench.steps(design.tuning) for bits in trained}
 
