@@ -47,7 +47,7 @@ class Lines(ABC, Generic[T]):
             _lock(self._file, path)
             self._file.seek(0)
             raw = self._file.read() if resume else b""
-            end = 0 if head.startswith(raw) else self._read(path, raw, wanted)  # a head that was cut off holds nothing
+            end = 0 if _holds_nothing(raw) else self._read(path, raw, wanted)
             self._file.truncate(end)
             if end == 0:
                 self._file.write(head)
@@ -58,12 +58,15 @@ class Lines(ABC, Generic[T]):
 
     @classmethod
     def seed(cls, path: str | Path) -> int | None:
-        """Seed of the search that a file is of; None if there is no file."""
+        """Seed of the search that a file is of; None if there is no file, or not even a whole line."""
         try:
             with open(path, "rb") as file:
-                seed = _head(path, cls.kind, file.readline()).get("seed")
+                line = file.readline()
         except FileNotFoundError:
             return None
+        if _holds_nothing(line):
+            return None
+        seed = _head(path, cls.kind, line).get("seed")
         return seed if isinstance(seed, int) else None
 
     def append(self, record: T) -> None:
@@ -137,6 +140,11 @@ def _lock(file: Any, path: Path) -> None:
         raise RuntimeError(f"{path} belongs to a search that is running: wait for it, or give another path") from None
     except OSError:  # a file system without locks
         pass
+
+
+def _holds_nothing(raw: bytes) -> bool:
+    """Whether this is the beginning of a head that was cut off while it was written."""
+    return b"\n" not in raw and _PREFIX.startswith(raw[: len(_PREFIX)])
 
 
 def _line(document: Any) -> bytes:

@@ -130,6 +130,16 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(data, tmp_path):
             search(fake_network(), data, checkpoint=tmp_path / "s", generations=1)
 
 
+@pytest.mark.parametrize("length", [0, 5, 40])
+def test_a_search_killed_in_its_first_line_begins_again(data, tmp_path, length):
+    whole = search(fake_network(), data, checkpoint=tmp_path / "s", generations=1, rng=None)
+    (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:length])
+    again = search(fake_network(), data, checkpoint=tmp_path / "s", generations=1, rng=whole.seed)
+    assert [r.point for r in again.evaluated] == [r.point for r in whole.evaluated]
+    (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:length])
+    assert len(search(fake_network(), data, checkpoint=tmp_path / "s", generations=1, rng=None)) > 0
+
+
 def test_two_searches_do_not_write_one_checkpoint(data, tmp_path):
     path = tmp_path / "s"
     search(fake_network(), data, checkpoint=path, generations=1)
