@@ -267,6 +267,7 @@ def connect(address: str) -> Any:
     except ImportError:
         raise missing_extra("dask.distributed", "cluster") from None
     try:
+        import_module("distributed.comm").resolve_address(address)  # a client that never connected waits at its end
         client = make_client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError, ImportError) as error:
         raise ConnectionError(f"no Dask scheduler answers at {address}: {error}") from error
