@@ -75,8 +75,10 @@ def plot_front(front: Front, ax: Axes | None, measured: bool, mark: Record | Non
 
 def plot_fronts(fronts: Mapping[str, Front], ax: Axes | None, measured: bool) -> Axes:
     """Draw several fronts; see `dynadnn.plot_fronts`."""
-    if not isinstance(fronts, Mapping) or not fronts:
-        raise ValueError(f"fronts must be a dict from names to fronts, not {type(fronts).__name__} of {len(fronts)}")
+    if not isinstance(fronts, Mapping):
+        raise TypeError(f"fronts must be a dict from names to fronts, not a {type(fronts).__name__}")
+    if not fronts:
+        raise ValueError("fronts is empty: give a dict from names to fronts")
     qualities = {name: front.quality for name, front in fronts.items()}
     if len(set(qualities.values())) > 1:
         listed = ", ".join(f"{name!r} by {quality}" for name, quality in qualities.items())

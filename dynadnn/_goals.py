@@ -176,7 +176,7 @@ def listed(items: Any) -> list[Any]:
 
 
 def mark_of(function: Any) -> str:
-    """Short hash of what a function does, as far as its code, constants, defaults and enclosed values tell.
+    """Short hash of what a function does, as far as its code, constants, defaults, attributes and enclosed values tell.
 
     A checkpoint is of one set of objectives and constraints; names alone do not tell two lambdas apart.
     """
@@ -190,6 +190,7 @@ def mark_of(function: Any) -> str:
         [_contents(cell) for cell in cells],
         getattr(function, "args", ()),
         getattr(function, "keywords", {}),
+        getattr(function, "__dict__", {}),
     )
     return hashlib.sha256(repr([_told(part) for part in told]).encode()).hexdigest()[:8]
 

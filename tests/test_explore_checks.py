@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fakes import fake_data, fake_network, search
 
 import dynadnn as dn
 from dynadnn import _evaluate
+from dynadnn._goals import mark_of
 from dynadnn._machine import cpu_name
 
 
@@ -105,8 +107,7 @@ def test_functions_have_the_same_mark_in_every_process():
     text = "from test_explore_checks import Cap, cap; from dynadnn._goals import as_constraint as a; "
     text += "print([(c.text, c.mark) for c in (a(Cap(1)), a(cap(2)), a(print))])"
     command = [sys.executable, "-c", text]
-    root = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(root), str(root / "tests"), *sys.path])
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     runs = [
         subprocess.run(
             command,
@@ -118,6 +119,8 @@ def test_functions_have_the_same_mark_in_every_process():
         for seed in "12"
     ]
     assert runs[0].stdout == runs[1].stdout and "Cap" in runs[0].stdout
+    assert mark_of(Cap(1)) == mark_of(Cap(1)) != mark_of(Cap(2))
+    assert mark_of(partial(max, 1)) != mark_of(partial(max, 2))
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_noticed(data, tmp_path):
@@ -182,5 +185,5 @@ def test_a_front_without_its_network_says_that_it_cannot_be_measured(data, tmp_p
 
 def test_fronts_to_plot_need_names(data):
     front = search(fake_network(), data, generations=1)
-    with pytest.raises(ValueError, match="a dict from names to fronts, not list of 2"):
+    with pytest.raises(TypeError, match="a dict from names to fronts, not a list"):
         dn.plot_fronts([front, front])
