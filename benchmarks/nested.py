@@ -98,24 +98,15 @@ def tuned(
     return quantised(bench, net, bits), {phase(bits): history.steps}
 
 
-def nested(bench: Bench, seed: int) -> Record:
-    nets, phases = tuned(bench, seed, bench.design.bits)
-    return {**judged(bench, nets), "phases": phases, "epochs": bench.design.tuning, "halts": []}
-
-
-def separate_phases(bench: Bench) -> dict[str, float]:
-    return {phase(views(bench.design, b)): bench.steps(bench.design.tuning) for b in bench.design.bits}
-
-
-def equal_epochs(bench: Bench) -> int:
-    """Epochs of all bits together that take the seconds of the separate networks."""
-    return bench.equal_epochs(EQUAL, separate_phases(bench), {phase(bench.design.bits): bench.steps(1)})
+def nested(bench: Bench, seed: int, epochs: int | None = None) -> Record:
+    nets, phases = tuned(bench, seed, bench.design.bits, epochs)
+    return {**judged(bench, nets), "phases": phases, "epochs": epochs or bench.design.tuning, "halts": []}
 
 
 def nested_longer(bench: Bench, seed: int) -> Record:
-    epochs = equal_epochs(bench)
-    nets, phases = tuned(bench, seed, bench.design.bits, epochs)
-    return {**judged(bench, nets), "phases": phases, "epochs": epochs, "halts": []}
+    """For as many epochs as take the seconds of the separate networks."""
+    each_epoch = {phase(bench.design.bits): bench.steps(1)}
+    return nested(bench, seed, bench.equal_epochs(EQUAL, cost(bench, "separate"), each_epoch))
 
 
 def separate(bench: Bench, seed: int) -> Record:
@@ -140,7 +131,7 @@ def cost(bench: Bench, name: str) -> dict[str, float]:
     if name == "float32":
         return {"float32": bench.steps(design.epochs)}
     if name == EQUAL:  # by definition
-        return separate_phases(bench)
+        return cost(bench, "separate")
     trained = {"separate": [views(design, b) for b in design.bits], "nested": [design.bits]}.get(name, [])
     return {phase(tuple(bits)): bench.steps(design.tuning) for bits in trained}
 

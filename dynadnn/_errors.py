@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 
 class Error(Exception):
     """Base of the exceptions that only this package raises."""
@@ -23,17 +20,7 @@ class PointError(Error, LookupError):
 
 
 class InfeasibleError(PointError):
-    """A search that found no operating point within all its constraints.
-
-    Attributes
-    ----------
-    evaluated : list of Record
-        Everything that was evaluated.
-    """
-
-    def __init__(self, message: str, evaluated: Sequence[Any] = ()) -> None:
-        super().__init__(message)
-        self.evaluated = list(evaluated)
+    """A search that found no operating point within all its constraints."""
 
 
 class NonFiniteError(Error, ArithmeticError):

@@ -7,7 +7,8 @@ seed and on the answers alone, not on time or on the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,15 +201,24 @@ def explore(
         if journal is not None:
             journal.close()
             device._keep_at(None)
-    return _front(course, goals, evaluator, device, seed, ended)
+    with _carrying(course):
+        return _front(course, goals, evaluator, device, seed, ended)
+
+
+@contextmanager
+def _carrying(course: Course) -> Iterator[None]:
+    """Give whatever ends a search early, or its measurements afterwards, the records so far."""
+    try:
+        yield
+    except BaseException as error:
+        error.evaluated = course.records()  # type: ignore[attr-defined]
+        raise
 
 
 def _run(course: Course, evaluator: Evaluator, bar: Any) -> str:
     try:
-        return course.run(bar)
-    except BaseException as error:
-        error.evaluated = course.records()  # type: ignore[attr-defined]
-        raise
+        with _carrying(course):
+            return course.run(bar)
     finally:
         bar.close()
         evaluator.close()
@@ -253,7 +263,7 @@ def _check_latencies(device: Device, net: Network, records: Sequence[Record], ch
 
 def _check_energy(device: Device, net: Network, goals: Sequence[Objective | str], limits: Sequence[Constraint]) -> None:
     """Raise ValueError before anything is evaluated if energies are asked for and cannot be had."""
-    if not any(c == "energy_mj" for c in (*goals, *(limit.column for limit in limits))):
+    if "energy_mj" not in (*goals, *(limit.column for limit in limits)):
         return
     energy = device.energy(net)
     if energy.mj is None:
@@ -274,7 +284,7 @@ def _front(
     records = course.records()
     feasible = [r for r in records if r.feasible]
     if not feasible:
-        raise InfeasibleError(nearest_miss(records), records)
+        raise InfeasibleError(nearest_miss(records))
     mask = nondominated(np.array([[cost_of(r, goal) for goal in goals] for r in feasible]))
     best = _distinct([r for r, m in zip(feasible, mask, strict=True) if m], goals)
     front = Front(

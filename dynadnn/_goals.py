@@ -96,7 +96,7 @@ def identity_of(goal: Objective | str) -> str:
 
 def cost(record: Record, objective: Objective | str) -> float:
     """Value to minimise; NaN where unknown."""
-    name = objective if isinstance(objective, str) else objective.name
+    name = name_of(objective)
     value = record.column(name)
     if value is None:
         return math.nan

@@ -149,15 +149,21 @@ def _holds_nothing(raw: bytes) -> bool:
 
 def _line(document: Any) -> bytes:
     rest = msgspec.json.encode(document)[1:]
-    return b'{"crc":"%08x",' % zlib.crc32(rest) + rest + b"\n"
+    return _checksum(rest) + rest + b"\n"
 
 
 def _checked(line: bytes) -> bytes:
     """Return the JSON of a line without its checksum; ValidationError if that is wrong."""
-    head, rest = line[: len(_PREFIX) + 10], line[len(_PREFIX) + 10 :]
-    if head != _PREFIX + b'%08x",' % zlib.crc32(rest):
+    head, rest = line[:_CHECKED], line[_CHECKED:]
+    if head != _checksum(rest):
         raise msgspec.ValidationError("its checksum is wrong")
     return b"{" + rest
 
 
+def _checksum(rest: bytes) -> bytes:
+    """Return what a line begins with, before the rest."""
+    return _PREFIX + b'%08x",' % zlib.crc32(rest)
+
+
 _PREFIX = b'{"crc":"'
+_CHECKED = len(_checksum(b""))

@@ -159,13 +159,24 @@ def test_two_searches_do_not_write_one_checkpoint(data, tmp_path):
     search(fake_network(), data, checkpoint=path)
 
 
-def test_other_latencies_than_those_of_a_checkpoint_are_refused(data, tmp_path):
-    def table(scale):
-        net = fake_network()
-        points = {name: scale * net.macs(name) / 1e6 for name in net.points}
-        return dn.Device.from_table(net, points, cpu=cpu_name())
+def table(scale):
+    net = fake_network()
+    points = {name: scale * net.macs(name) / 1e6 for name in net.points}
+    return dn.Device.from_table(net, points, cpu=cpu_name())
 
-    options = dict(space=dn.Space(widths=(0.25, 0.5, 1.0), uniform=True), checkpoint=tmp_path / "s")
+
+NAMED = dict(space=dn.Space(widths=(0.25, 0.5, 1.0), uniform=True))
+
+
+def test_an_interrupt_while_the_front_is_measured_again_loses_nothing(data, monkeypatch):
+    monkeypatch.setattr(dn.Front, "remeasure", lambda front: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        search(fake_network(), data, device=table(1), **NAMED)
+    assert len(caught.value.evaluated) == 3
+
+
+def test_other_latencies_than_those_of_a_checkpoint_are_refused(data, tmp_path):
+    options = dict(NAMED, checkpoint=tmp_path / "s")
     search(fake_network(), data, device=table(1), **options)
     with pytest.raises(ValueError, match=r"ms for 0\.25 and the device"):
         search(fake_network(), data, device=table(100), **options)

@@ -27,9 +27,9 @@ def train(net: dn.Network, **options: Any) -> dn.History:
     return dn.fit(net, DATA, **options)
 
 
-def second_group(own_loss: float | None, **options: Any) -> dict[str, np.ndarray]:
+def second_group(own_loss: float | None) -> dict[str, np.ndarray]:
     net = make()
-    train(net, epochs=1, method=dn.Incremental(own_loss), **options)
+    train(net, epochs=1, method=dn.Incremental(own_loss))
     return dict(cut_group(net, 1).weights)
 
 
@@ -46,10 +46,15 @@ def test_a_group_that_learns_from_its_own_outputs_is_trained_as_if_it_were_alone
     assert any(not np.array_equal(some[key], value) for key, value in together.items())
 
 
-def test_groups_of_a_regression_learn_what_is_missing() -> None:
+def test_groups_of_a_regression_learn_what_is_missing_and_others_the_whole_task() -> None:
     huber = dn.Huber()
     assert dn.Incremental().share(huber) == 0 and dn.Incremental(0.25).share(huber) == 0.25
     assert dn.Incremental().share(dn.CrossEntropy()) == dn.Incremental().share(dn.BCE()) == 1
+    with pytest.raises(ValueError, match="own_loss is 2"):
+        dn.Incremental(own_loss=2)
+
+
+def test_the_gradient_of_a_group_is_mixed_from_its_own_and_that_of_all_together() -> None:
     gradients = []
     loop: Any = SimpleNamespace(teaching=None)
     loop._loss = lambda *arguments: Loop._loss(loop, *arguments)
@@ -59,8 +64,6 @@ def test_groups_of_a_regression_learn_what_is_missing() -> None:
         rest[:, 0] = -2
         gradients.append(Loop._group_loss(loop, own, own + rest, np.array([0, 1]), None, None)[1])
     np.testing.assert_allclose(gradients[1], 0.75 * gradients[0] + 0.25 * gradients[2], rtol=1e-6)
-    with pytest.raises(ValueError, match="own_loss is 2"):
-        dn.Incremental(own_loss=2)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "alexnet", "mobilenetv2", "lenet"])
