@@ -4,10 +4,11 @@ usage: latency_model.py [--nets resnet20,…] [--subnets N] [--rounds N] [--work
 
 Each network is profiled (`dn.profile_device`), then sub-nets are drawn as a search draws them (widths per space, 8 and
 4 bits per layer, some with fewer blocks), none of which the profile or a named point had; `Device.check` measures them
-beside the probe. Before that, sums of the layers' times are compared with whole runs, since a model of layers rests on
-that. Profiles and finished networks are kept in --work, so a run may be done in parts; it needs the machine for itself,
-but for --prepare, which makes the networks. Their weights are random: times do not depend on them. Writes
-DIR/latency_model.json and .png, and exits with 1 if a figure misses its goal.
+beside the probe and a narrow sub-net, whose ratio says what state the machine is in, and brings them to the profile's.
+Before that, sums of the layers' times are compared with whole runs, since a model of layers rests on that. Profiles and
+finished networks are kept in --work, so a run may be done in parts; it needs the machine for itself, but for --prepare,
+which makes the networks. Their weights are random: times do not depend on them. Writes DIR/latency_model.json and .png,
+and exits with 1 if a figure misses its goal.
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ def layer_sums(device: dn.Device) -> dict[str, float]:
     return {"factor": float(np.median(ratio)), "median_off": float(np.median(np.abs(ratio_of_median - 1)))}
 
 
+def states(device: dn.Device) -> list[float]:
+    """Time of the narrow sub-net over the probe's: least, median and most beside the profile's sub-nets."""
+    (profile,) = device._predictions.profiles.values()
+    return [float(f"{v:.4g}") for v in np.quantile([s.narrow for s in profile.samples], (0, 0.5, 1))]
+
+
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Profile and check one network; what was done before is kept."""
     done = options.work / f"{name}.result.json"
@@ -71,6 +78,7 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     result = {
         "net": name, **asked(options), "named_points": len(device), "profiled_subnets": len(profile.samples),
         "seconds": seconds, "load_average": os.getloadavg(), "layer_sums": layer_sums(device),
+        "narrow": states(device),
         "stated_error": profile.relative_error, "checked": len(rows),
         "range_ms": [min(table["measured_ms"]), max(table["measured_ms"])],
         "errors": errors(table["latency_ms"], table["measured_ms"]),
@@ -92,6 +100,8 @@ def judge(row: dict[str, Any], goals: Goals) -> None:
         f"{goals.verdict(f'{name} sums', held)} {name}: layers sum up to {sums['factor']:.3f} of a whole run, "
         f"{sums['median_off']:.1%} off that in the median (at most {AGREEMENT:.0%})"
     )
+    least, middle, most = row["narrow"]
+    print(f"      {name}: a quarter of its channels took {middle:.3f} of the probe, {least:.3f} to {most:.3f}")
     low, high = row["range_ms"]
     enough = goals.verdict(f"{name} sub-nets", row["checked"] >= LEAST)
     print(f"{enough} {name}: {row['checked']} unseen sub-nets of {low:.3f} to {high:.3f} ms (at least {LEAST})")

@@ -330,7 +330,8 @@ class Device:
         Table
             ``point``, ``threads``, ``label`` ("predicted" or "measured"), ``latency_ms`` as the device has it,
             ``measured_ms`` now, at the probe's pace when the device was made, and ``relative_error`` of the former. The
-            title sums up the errors.
+            title sums up the errors. What others do on the machine slows small sub-nets down more than the probe; where
+            figures are predicted, a narrow sub-net beside the probe says how much, and it is taken out.
 
         Raises
         ------
@@ -515,8 +516,8 @@ def profile_device(
 
     Up to 240 sub-nets are run, chosen so that every layer meets every width and number of bits; their layers are timed
     in sequence, and a probe beside them. From these the device has a latency model (`Device.latency`); `Device.check`
-    measures how good it is. That takes seconds for a network of 1 ms. A network of few sub-nets has no model: they are
-    measured when they are asked for. No data is needed, and no statistics of the points.
+    measures how good it is. That takes half a minute for a network of 1 ms. A network of few sub-nets has no model:
+    they are measured when they are asked for. No data is needed, and no statistics of the points.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ def _predicted(device: Device, net: Network, threads: int, n: int, rounds: int, 
     known = [r.point.subnet() for r in device._table.values() if (r.network, r.threads) == (network, threads)]
     profile = device._predictions.profiles[network, threads]
     subnets, ratios = measure_unseen(net, profile, known, n, rounds, seed)
-    measured = (np.median(ratios, axis=1) * device.latency(net, None, threads)).tolist()
+    measured = (ratios * device.latency(net, None, threads)).tolist()
     rows = zip(subnets, device.latencies(net, subnets, threads), measured, strict=True)
     return [(point_document(s).label, threads, PREDICTED, ms, m, ms / m - 1) for s, ms, m in rows]
 

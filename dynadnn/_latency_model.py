@@ -3,8 +3,11 @@
 A layer's time is linear in a few numbers that its kernels' loops are over (channels, panels of 16 of them, products,
 and what odd widths leave over), for all bits together and then what each number of bits adds; what that leaves is
 interpolated between measured widths by a Gaussian process. A sub-net takes about the sum of its layers: the factor and
-the overhead per call are fitted to whole runs, which are measured beside the layers. All times are relative to the
-probe, the widest sub-net, that ran beside them.
+the overhead per call are fitted to whole runs, which are measured beside the layers.
+
+All times are relative to the probe, the widest sub-net, that ran beside them. What others do on a machine slows small
+sub-nets down more than large ones: by half where MobileNetV2's probe took a third longer. So a narrow sub-net runs
+beside them too, and times are brought to the median of its ratio to the probe (`in_state`).
 """
 
 from __future__ import annotations
@@ -88,11 +91,14 @@ class Sample(msgspec.Struct, frozen=True):
         Time of one inference over the probe's.
     layers : tuple of float
         Times of its nodes over the probe's; 0 where a node is left out.
+    narrow : float
+        Time of the narrow sub-net over the probe's, beside it; 1 where there is none.
     """
 
     point: PointDocument
     whole: float
     layers: tuple[float, ...]
+    narrow: float = 1.0
 
 
 class Profile(msgspec.Struct):
@@ -130,16 +136,44 @@ class Profile(msgspec.Struct):
         """Whether everything was measured."""
         return 0 < self.size == len(self.samples)
 
+    @property
+    def narrow(self) -> float:
+        """The narrow sub-net's time over the probe's in the state of the machine that times are for."""
+        return float(np.median([s.narrow for s in self.samples]))
+
     def fault(self) -> str:
         """Say what cannot be right in a profile from a file; nothing if all can."""
         if len(self.samples) > self.size or (self.complete and self.size < LEAST):
             return f"a profile has {len(self.samples)} samples of {self.size}"
-        numbers = [(s.whole, *s.layers) for s in self.samples]
-        if any(len(row) != 1 + len(self.nodes) for row in numbers):
+        if any(len(s.layers) != len(self.nodes) for s in self.samples):
             return f"a profile of {len(self.nodes)} nodes has a sample of another number"
-        if not all(math.isfinite(v) and v >= 0 for row in numbers for v in row) or not all(r[0] > 0 for r in numbers):
+        times = [(min(s.layers, default=0.0), s.whole, s.narrow) for s in self.samples]
+        finite = all(math.isfinite(t) for s in self.samples for t in (s.whole, s.narrow, *s.layers))
+        if not finite or any(least < 0 or min(rest) <= 0 for least, *rest in times):
             return "a profile has times that are not finite and above 0"
         return ""
+
+
+def in_state(ratio: F64, narrow: F64, reference: float) -> F64:
+    """Bring times over the probe's to one state of the machine.
+
+    A sub-net is as far on the way from the probe to the narrow sub-net, by logarithms, in any state.
+
+    Parameters
+    ----------
+    ratio, narrow : ndarray of float64
+        Times of sub-nets, and of the narrow one beside them, over the probe's.
+    reference : float
+        The narrow one's in the state wanted.
+
+    Examples
+    --------
+    >>> in_state(np.array([1.0, 0.5, 0.25, 0.125]), np.full(4, 0.25), 0.16).tolist()
+    [1.0, 0.4, 0.16, 0.08]
+    """
+    way = np.log(ratio) / np.minimum(np.log(narrow), -1e-9)
+    found: F64 = ratio * np.where(narrow < 1, reference / narrow, 1.0) ** np.clip(way, 0, 1)
+    return found
 
 
 class LatencyModel:
@@ -194,7 +228,9 @@ def _arrays(net: Network, profile: Profile) -> tuple[Facts, F64, F64]:
     if not all(0 <= k < len(net._spec.nodes) for k in profile.nodes):
         raise PointError(f"the profile of {profile.network} names nodes that the network has not")
     facts = facts_of(net, [net._find(s.point.subnet()) for s in samples])
-    return facts, np.array([s.layers for s in samples]), np.array([s.whole for s in samples])
+    whole = np.array([s.whole for s in samples])
+    brought = in_state(whole, np.array([s.narrow for s in samples]), profile.narrow)
+    return facts, np.array([s.layers for s in samples]) * (brought / whole)[:, None], brought
 
 
 class _Sum:

@@ -2,7 +2,8 @@
 
 Layers are timed where they run, one after the other in a whole inference, because what a layer takes depends on what
 the one before left in the caches. The probe, the widest sub-net, runs before and after every few others, and times
-are kept over its mean of both: a clock that drifts cancels, and parts measured on different days go together.
+are kept over its mean of both: a clock that drifts cancels, and parts measured on different days go together. A narrow
+sub-net runs beside the probe and says how much more than the probe small sub-nets are slowed down at the moment.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from ._design import design_subnets, draw_subnets
 from ._device import example_input
 from ._identity import point_document
-from ._latency_model import Condition, Profile, Sample, cross_validate
+from ._latency_model import Condition, Profile, Sample, cross_validate, in_state
 from ._machine import celsius, this_machine
+from ._space import offered_widths
 
 if TYPE_CHECKING:
     from . import _core
@@ -28,10 +30,11 @@ if TYPE_CHECKING:
     from ._points import Subnet
 
 F64 = NDArray[np.float64]
-ROUNDS = 8  # blocks per sub-net and kind, every second round in reverse
+ROUNDS = 24  # blocks per sub-net and kind, every second round in reverse
 BLOCK_MS = 0.5
 PART = 16  # sub-nets that are measured, and saved, together
 NEAR = 4  # sub-nets between two probes
+NARROW = 0.25  # of the channels of every space: the narrow sub-net's
 
 
 class Bench:
@@ -82,39 +85,49 @@ class Bench:
         return f"profiled {number}"
 
 
-def time_beside(
-    bench: Bench, probe: int, numbers: Sequence[int], rounds: int, layers: bool
-) -> tuple[F64, list[list[F64]], F64]:
-    """Time sub-nets in turns, the probe before and after every few.
+class Beside(NamedTuple):
+    """Times of sub-nets over those of the probe beside them.
+
+    Attributes
+    ----------
+    whole : ndarray of float64, shape (sub-nets, rounds)
+    narrow : ndarray of float64, shape (sub-nets, rounds)
+        Of the narrow sub-net, beside each.
+    steps : list of list of ndarray
+        Of the steps, per sub-net and round; empty lists where they were not timed.
+    probes : ndarray of float64
+        Milliseconds of the probe.
+    """
+
+    whole: F64
+    narrow: F64
+    steps: list[list[F64]]
+    probes: F64
+
+
+def time_beside(bench: Bench, probes: tuple[int, int], numbers: Sequence[int], rounds: int, layers: bool) -> Beside:
+    """Time sub-nets in turns, the probe and the narrow sub-net before and after every few.
 
     Parameters
     ----------
     bench : Bench
-    probe : int
-        Number of the probe.
+    probes : tuple of int
+        Numbers of the probe and the narrow sub-net.
     numbers : sequence of int
         Of the sub-nets.
     rounds : int
         Blocks of each.
     layers : bool
         Time the steps as well.
-
-    Returns
-    -------
-    whole : ndarray of float64, shape (sub-nets, rounds)
-        Times over the mean of the probes around them.
-    steps : list of list of ndarray
-        Per sub-net and round, the times of its steps likewise; empty lists without ``layers``.
-    probes : ndarray of float64
-        Milliseconds.
     """
-    repeats = {n: _repeats(bench, n) for n in (probe, *numbers)}
-    whole, probes = np.empty((len(numbers), rounds)), []
+    repeats = {n: _repeats(bench, n) for n in (*probes, *numbers)}
+    whole, narrow = np.empty((2, len(numbers), rounds))
     steps: list[list[F64]] = [[] for _ in numbers]
+    taken = []
     collecting = gc.isenabled()
     gc.disable()
     try:
-        before = bench.whole(probe, repeats[probe])
+        before = np.array([bench.whole(n, repeats[n]) for n in probes])
         for r in range(rounds):
             order = list(range(len(numbers)))[:: 1 if r % 2 == 0 else -1]
             for first in range(0, len(order), NEAR):
@@ -122,17 +135,18 @@ def time_beside(
                 for i in some:
                     whole[i, r] = bench.whole(numbers[i], repeats[numbers[i]])
                     fresh.append(bench.layers(numbers[i], repeats[numbers[i]]) if layers else np.empty(0))
-                after = bench.whole(probe, repeats[probe])
-                beside = (before + after) / 2
-                whole[some, r] /= beside
-                for i, taken in zip(some, fresh, strict=True):
-                    steps[i].append(taken / beside)
-                probes.append(beside)
+                after = np.array([bench.whole(n, repeats[n]) for n in probes])
+                probe, beside = ((before + after) / 2).tolist()
+                whole[some, r] /= probe
+                narrow[some, r] = beside / probe
+                for i, step in zip(some, fresh, strict=True):
+                    steps[i].append(step / probe)
+                taken.append(probe)
                 before = after
     finally:
         if collecting:
             gc.enable()
-    return whole, steps, np.array(probes)
+    return Beside(whole, narrow, steps, np.array(taken))
 
 
 def _repeats(bench: Bench, number: int) -> int:
@@ -164,11 +178,11 @@ def continue_profile(net: Network, profile: Profile, save: Callable[[], None]) -
         profile.samples, profile.conditions, profile.relative_error = [], [], None  # of another version's design
     profile.size, profile.rounds = len(subnets), ROUNDS
     if len(profile.samples) < len(subnets):
-        bench, probe = _bench(net, profile.threads)
-        profile.nodes = tuple(dict.fromkeys(bench.nodes[probe]))
+        bench, probes = _bench(net, profile.threads)
+        profile.nodes = tuple(dict.fromkeys(bench.nodes[probes[0]]))
         while len(profile.samples) < len(subnets):
             first = len(profile.samples)
-            samples, probe_ms = _part(bench, probe, subnets[first : first + PART], profile)
+            samples, probe_ms = _part(bench, probes, subnets[first : first + PART], profile)
             profile.samples += samples
             profile.conditions.append(_condition(probe_ms))
             save()
@@ -178,18 +192,27 @@ def continue_profile(net: Network, profile: Profile, save: Callable[[], None]) -
     return True
 
 
-def _part(bench: Bench, probe: int, subnets: Sequence[Subnet], profile: Profile) -> tuple[list[Sample], float]:
+def _part(
+    bench: Bench, probes: tuple[int, int], subnets: Sequence[Subnet], profile: Profile
+) -> tuple[list[Sample], float]:
     """Measure some sub-nets; the samples and the milliseconds of the probe."""
     numbers = [bench.add(subnet) for subnet in subnets]
-    whole, steps, probes = time_beside(bench, probe, numbers, profile.rounds, layers=True)
+    found = time_beside(bench, probes, numbers, profile.rounds, layers=True)
     samples = []
-    for subnet, number, ratios, taken in zip(subnets, numbers, whole, steps, strict=True):
+    for subnet, number, taken, ratios in zip(subnets, numbers, found.steps, _medians(found), strict=True):
         by_node = dict.fromkeys(profile.nodes, 0.0)
         for node, ratio in zip(bench.nodes[number], np.median(taken, axis=0).tolist(), strict=True):
             by_node[node] = by_node.get(node, 0.0) + ratio
+        whole, narrow = map(_rounded, ratios)
         layers = tuple(_rounded(by_node[node]) for node in profile.nodes)
-        samples.append(Sample(point_document(subnet), _rounded(float(np.median(ratios))), layers))
-    return samples, _rounded(float(np.median(probes)))
+        samples.append(Sample(point_document(subnet), whole, layers, narrow))
+    return samples, _rounded(float(np.median(found.probes)))
+
+
+def _medians(found: Beside) -> list[tuple[float, float]]:
+    """Of each sub-net and the narrow one beside it."""
+    whole, narrow = np.median(found.whole, axis=1), np.median(found.narrow, axis=1)
+    return list(zip(whole.tolist(), narrow.tolist(), strict=True))
 
 
 def measure_unseen(
@@ -210,20 +233,25 @@ def measure_unseen(
     -------
     subnets : list of Subnet
         As many as there are, at most n.
-    ratios : ndarray of float64, shape (sub-nets, rounds)
-        Times over the probe's beside them.
+    ratios : ndarray of float64, shape (sub-nets,)
+        Their times over the probe's beside them, in the profile's state of the machine.
     """
     known = {*measured, *(s.point.subnet() for s in profile.samples), net._find(None)}
     drawn = draw_subnets(net, np.random.default_rng([seed, 1]), known)
     subnets = [subnet for _, subnet in zip(range(n), drawn, strict=False)]
-    bench, probe = _bench(net, profile.threads)
+    bench, probes = _bench(net, profile.threads)
     numbers = [bench.add(subnet) for subnet in subnets]
-    return subnets, time_beside(bench, probe, numbers, rounds, layers=False)[0]
+    found = time_beside(bench, probes, numbers, rounds, layers=False)
+    whole, narrow = np.array(_medians(found)).reshape(-1, 2).T
+    return subnets, in_state(whole, narrow, profile.narrow)
 
 
-def _bench(net: Network, threads: int) -> tuple[Bench, int]:
+def _bench(net: Network, threads: int) -> tuple[Bench, tuple[int, int]]:
+    """Make a bench; the numbers of the probe and the narrow sub-net in it."""
     bench = Bench(net, threads)
-    return bench, bench.add(net._find(None))
+    widest, narrow = net._find(None), net.subnet(widths=[offered_widths(s, (NARROW,))[0] for s in net.spaces])
+    probe = bench.add(widest)
+    return bench, (probe, probe if narrow == widest else bench.add(narrow))
 
 
 def _condition(probe_ms: float) -> Condition:
