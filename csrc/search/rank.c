@@ -52,30 +52,35 @@ static size_t rank_one(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
     return (size_t)(level + 1);
 }
 
-/* For each y the first of the ascending tail[0 .. n-1] that is above it, n if none; n >= 1. It lies in end - left .. end. Masks (compare and subtract with borrow) stand for
- * branches that would be mispredicted half the time, and the lanes hide one another's latency. */
+/* For each y the first of the ascending tail[0 .. n-1] that is above it, n if none; n >= 1. It lies in end - left .. end. Nothing branches on values, which would be
+ * mispredicted half the time, and the lanes hide one another's latency. */
 static void first_above(const uint64_t *tail, size_t n, const uint64_t y[LANES], size_t first[LANES]) {
-    size_t end[LANES];
-    for (int lane = 0; lane < LANES; lane++) end[lane] = n;
+    const uint64_t *end[LANES];
+    for (int lane = 0; lane < LANES; lane++) end[lane] = tail + n;
     for (size_t left = n; left > 1;) {
         size_t half = left / 2;
-        for (int lane = 0; lane < LANES; lane++) end[lane] -= half & ((size_t)0 - (size_t)(y[lane] < tail[end[lane] - half]));
+        for (int lane = 0; lane < LANES; lane++) {
+            const uint64_t *middle = end[lane] - half;
+            end[lane] = y[lane] < *middle ? middle : end[lane];
+        }
         left -= half;
     }
-    for (int lane = 0; lane < LANES; lane++) first[lane] = end[lane] - (y[lane] < tail[end[lane] - 1]);
+    for (int lane = 0; lane < LANES; lane++) first[lane] = (size_t)(end[lane] - tail) - (y[lane] < end[lane][-1]);
 }
 
 /* Searches LANES rows ahead in the fronts as they are; placing a row lowers one tail, so that a later row of the same batch can only end further up. */
 static size_t rank_two(dn_ranker *r, const double *f, size_t n, int32_t *rank) {
     uint64_t mask = dn_sort_rows(r->sorted, r->scratch, f, n, 2, 2);
-    uint64_t *tail = r->tail, last_x = 0, last_y = 0;
+    uint64_t *tail = r->tail, last_y = 0;
+    double last_x = 0;
     size_t fronts = 0, level = 0;
     for (size_t start = 0; start < n; start += LANES) {
-        uint64_t x[LANES], y[LANES] = {0};
+        uint64_t y[LANES] = {0};
+        double x[LANES];
         size_t first[LANES] = {0}, lanes = dn_size_min(LANES, n - start);
         for (size_t i = 0; i < lanes; i++) {
             const double *row = f + 2 * (r->sorted[start + i] & mask);
-            x[i] = dn_sort_key(row[0]);
+            x[i] = row[0];
             y[i] = dn_sort_key(row[1]);
         }
         if (fronts) first_above(tail, fronts, y, first);
