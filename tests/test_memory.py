@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import resource
 import sys
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import networks
@@ -14,6 +16,8 @@ import pytest
 from conftest import Seeds
 from engines import Compiled, Training, structure
 from test_int8_exact import float_tables
+
+import dynadnn as dn
 
 core = pytest.importorskip("dynadnn._core", exc_type=ImportError)
 ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, NotImplementedError, RuntimeError, BufferError)
@@ -247,6 +251,27 @@ def test_no_call_leaves_blocks_behind(seeds: Seeds) -> None:
         tracemalloc.stop()
     assert core.alloc_live() == live, "blocks of the core"
     assert after - before < 20_000, f"{after - before} bytes of Python memory grow in five rounds"
+
+
+def test_large_blocks_go_back_to_the_system() -> None:
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("no /proc/self/statm to read the size of the address space from")
+    net = dn.nets.mlp((64,), 10, width=2048, points=(0.5, 1.0), rng=0)
+    x = np.ones((1, 64), np.float32)
+    net.recalibrate(x.repeat(8, axis=0))
+    first = net.compile(threads=1)(x)
+
+    def pages(rounds: int) -> int:
+        for _ in range(rounds):
+            engine = net.compile(threads=1)
+            assert engine.plan.weight_bytes > 16_000_000 and np.array_equal(engine(x), first)
+            del engine
+        gc.collect()
+        return int(statm.read_text().split()[0])
+
+    before = pages(3)
+    assert (pages(8) - before) * resource.getpagesize() < 16_000_000
 
 
 def test_handles_free_all_they_own_in_any_order(seeds: Seeds) -> None:
