@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ import pytest
 
 # Interpreters that tests start must find the installed package, not the source folder they happen to stand in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# Shells start what they run in the background deaf to Ctrl-C; tests of it must hear it, and so must what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Seeds:
