@@ -6,8 +6,9 @@ interpolated between measured widths by a Gaussian process. A sub-net takes abou
 the overhead per call are fitted to whole runs, which are measured beside the layers.
 
 All times are relative to the probe, the widest sub-net, that ran beside them. What others do on a machine slows small
-sub-nets down more than large ones: by half where MobileNetV2's probe took a third longer. So a narrow sub-net runs
-beside them too, and times are brought to the median of its ratio to the probe (`in_state`).
+sub-nets down more than large ones: a quarter of MobileNetV2's channels took 0.156 to 0.194 of the probe within one
+profile (benchmarks/results/latency_model.json). So a narrow sub-net runs beside them too, and times are brought to the
+median of its ratio to the probe (`in_state`).
 """
 
 from __future__ import annotations

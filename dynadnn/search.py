@@ -23,13 +23,13 @@ __all__ = ["NSGA2", "Population", "crowding_distance", "hypervolume", "igd_plus"
 
 Floats = NDArray[np.float64]
 
-FLOAT64 = np.dtype(np.float64)
+_FLOAT64 = np.dtype(np.float64)
 _FORMAT = 1
 
 
 def _floats(value: ArrayLike, name: str, ndim: int) -> Floats:
     """`value` as a contiguous float64 array of `ndim` dimensions."""
-    if type(value) is np.ndarray and value.dtype is FLOAT64 and value.ndim == ndim:
+    if type(value) is np.ndarray and value.dtype is _FLOAT64 and value.ndim == ndim:
         return value if value.flags.c_contiguous else np.ascontiguousarray(value)
     try:
         array = np.asarray(value)
