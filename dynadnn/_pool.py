@@ -113,7 +113,7 @@ class Pool:
         self._token = uuid.uuid4().hex
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._path: str | None = None
-        self._scattered: Any = None
+        self.scattered: Any = None
         self.is_dask = hasattr(self._executor, "scatter") and hasattr(self._executor, "scheduler_info")
         if self.is_dask:
             self._scatter()
@@ -145,7 +145,7 @@ class Pool:
         """Forget the data, and end workers that were started here."""
         with _lock:
             _held.pop(self._token, None)
-        self._scattered = None
+        self.scattered = None
         if self._folder is not None:
             self._folder.cleanup()
         if self._owned:
@@ -155,7 +155,7 @@ class Pool:
 
     def submit(self, job: Job, inline: bool) -> Any:
         """Give a job to the executor; `inline` sends the data with it."""
-        data = self._scattered
+        data = self.scattered
         if inline:
             data = _pickled(self._payload)
         options = {"pure": False} if self.is_dask else {}
@@ -164,7 +164,8 @@ class Pool:
     def renew(self, error: BaseException) -> None:
         """Replace what broke."""
         if self.is_dask:
-            self._scatter()
+            self._need_connection()
+            self.scattered = None  # dies with those that hold it; a new worker asks, and keeps what comes with its task
             return
         fresh = self._make() if self._make is not None else _like(self._executor)
         if fresh is None:
@@ -183,12 +184,15 @@ class Pool:
             return max(hosts.values(), default=1)
         return int(getattr(self._executor, "_max_workers", 1))
 
-    def _scatter(self) -> None:
+    def _need_connection(self) -> None:
         status = getattr(self._executor, "status", "running")
         if status != "running":
             raise _lost(f"the client is {status}")
+
+    def _scatter(self) -> None:
+        self._need_connection()
         try:
-            self._scattered = self._executor.scatter(self._payload, broadcast=True, hash=False)
+            self.scattered = self._executor.scatter(self._payload, broadcast=True, hash=False)
         except TimeoutError as error:
             raise ConnectionError(f"the Dask cluster has no workers that take the data: {error}") from error
 
@@ -205,7 +209,7 @@ class _Batch:
     def __init__(self, pool: Pool, jobs: Sequence[Job]) -> None:
         self._pool = pool
         self._waiting = list(jobs)
-        self._running: dict[int, tuple[Any, Job]] = {}
+        self._running: dict[int, tuple[Any, Job, Any]] = {}  # future, job, and the scattered data it needs
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._deaths: Counter[Job] = Counter()
         self._in_a_row = 0
@@ -225,8 +229,8 @@ class _Batch:
             return
         while True:
             if number in self._running:
-                future, job = self._running.pop(number)
-                found = self._result(future, job)
+                future, job, needed = self._running.pop(number)
+                found = self._result(future, job, needed)
                 if found is not None:
                     self._in_a_row = 0
                     yield job[0], found
@@ -239,7 +243,7 @@ class _Batch:
     def cancel(self) -> None:
         """Leave out what has not begun; what has is still waited for where the executor can tell."""
         self._waiting.clear()
-        for number, (future, _) in list(self._running.items()):
+        for number, (future, _, _) in list(self._running.items()):
             try:
                 cancelled = future.cancel() is not False
             except Exception:  # the connection to the scheduler is gone, and everything with it
@@ -260,21 +264,21 @@ class _Batch:
         future = self._pool.submit(job, inline)
         number = self._number
         self._number += 1
-        self._running[number] = (future, job)
+        self._running[number] = (future, job, self._pool.scattered)
         future.add_done_callback(lambda _: self._done.put(number))
 
-    def _result(self, future: Any, job: Job) -> tuple[Record, Tables | None] | None:
+    def _result(self, future: Any, job: Job, needed: Any) -> tuple[Record, Tables | None] | None:
         try:
             found = future.result()
         except Exception as error:
-            return self._failed(job, error)
+            return self._failed(job, needed, error)
         if found is None:
             self._start(job, inline=True)
             return None
         result: tuple[Record, Tables | None] = found
         return result
 
-    def _failed(self, job: Job, error: Exception) -> tuple[Record, Tables | None] | None:
+    def _failed(self, job: Job, needed: Any, error: Exception) -> tuple[Record, Tables | None] | None:
         from ._record import Record
 
         if isinstance(error, BrokenExecutor):
@@ -285,7 +289,10 @@ class _Batch:
         elif self._pool.is_dask and isinstance(error, OSError):  # the cluster's: evaluations return theirs
             raise _lost(error) from error
         elif isinstance(error, CancelledError) or type(error).__name__ == "FutureCancelledError":
-            self._broken(job, error, suspected=False)  # the workers that held its data are gone
+            if needed is self._pool.scattered:
+                self._broken(job, error, suspected=False)  # the workers that held its data are gone
+            else:
+                self._waiting.append(job)  # with others, by a loss that is known
         else:
             raise RuntimeError(f"a worker could not evaluate {job[0]}: {type(error).__name__}: {error}") from error
         if self._deaths[job] < ATTEMPTS:
@@ -302,7 +309,7 @@ class _Batch:
         self._waiting.insert(0, job)
         if not self._pool.is_dask:  # whose other workers go on; every future of another executor is lost
             self._breaks += 1
-            for number, (future, other) in list(self._running.items()):
+            for number, (future, other, _) in list(self._running.items()):
                 if not _succeeded(future):
                     del self._running[number]  # should it answer after all, nobody looks
                     self._waiting.append(other)

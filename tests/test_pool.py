@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -294,6 +294,29 @@ class FakeDask(Plain):
         future.set_exception(OSError("in Client: Stream is closed"))
         future.cancel = lambda: 1 / 0
         return future
+
+
+class Forgetful(FakeDask):
+    """A cluster whose workers die with all that was scattered, again and again."""
+
+    scattered = 0
+
+    def scatter(self, data, **options):
+        self.scattered += 1
+        return FakeDask
+
+    def submit(self, f, token, path, data, *args, pure):
+        if data is not FakeDask:
+            return Plain.submit(self, f, token, path, data, *args)
+        future = Future()
+        future.set_exception(CancelledError("lost dependencies"))
+        return future
+
+
+def test_a_cluster_that_keeps_losing_the_data_does_not_end_the_search(data, serial):
+    executor = Forgetful()
+    assert outcome(search(data, executor=executor)) == serial
+    assert executor.scattered == 1
 
 
 def test_a_scheduler_that_dies_in_a_search_is_a_lost_connection(data):
