@@ -33,6 +33,8 @@ KERNELS = {
     "linear_s8_avx512": ("vpdpbusd", 4),
     "conv_f32_avx2": ("vfmadd231ps", 7),
     "conv_f32_avx512": ("vfmadd231ps", 13),
+    "product_f32_avx2": ("vfmadd231ps", 2),
+    "product_f32_avx512": ("vfmadd231ps", 8),
     "conv_bf16_avx2": ("vfmadd231ps", 7),
     "conv_bf16_avx512": ("vfmadd231ps", 13),
 }

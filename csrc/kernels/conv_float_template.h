@@ -3,8 +3,9 @@
  * Every sum starts at 0 and takes one fma per product, entries in order, channels in order: any tile of any ISA gives the bits of `ref`, only the payload of a NaN is open.
  * The sums stay in registers over the whole list: mr * vectors of them, the weights of one channel and one activation must fit. */
 #include "kernels/epilogue_float_template.h"
+#include "kernels/float_sums_template.h"
 
-enum { MAX_MR = 12, MAX_PANELS = 4, MAX_VECTORS = 8, FLOATS = sizeof(elem) == sizeof(float) };
+enum { FLOATS = sizeof(elem) == sizeof(float) };
 
 /* The epilogue of the tiles finish_plain does not take, from sums in memory. */
 static __attribute__((noinline)) VEC_TARGET void finish_any(const dn_conv_f32_job *job, const float *sums, int mr, int width, int channels, bool pointer) {
@@ -72,77 +73,17 @@ VEC_INLINE void finish_tile(const dn_conv_f32_job *job, vec acc[MAX_MR][MAX_VECT
     }
 }
 
-/* Channel k of every pixel times its weights, the shorter side kept in registers; w[p] is the weights' place in panel p. */
-VEC_INLINE void step(vec acc[MAX_MR][MAX_VECTORS], const float *const *x, ptrdiff_t k, const float *const *w, ptrdiff_t u, const int mr, const int vectors) {
-    vec a[MAX_MR], b[MAX_VECTORS];
-    if (mr < vectors) {
-#pragma GCC unroll 16
-        for (int i = 0; i < mr; i++) a[i] = vec_spread(x[i] + k + u);
-#pragma GCC unroll 8
-        for (int j = 0; j < vectors; j++) {
-            vec weights = vec_load(w[j / VECS] + 16 * u + j % VECS * VEC);
-#pragma GCC unroll 16
-            for (int i = 0; i < mr; i++) vec_sum(&acc[i][j], a[i], weights);
-        }
-        return;
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < vectors; j++) b[j] = vec_load(w[j / VECS] + 16 * u + j % VECS * VEC);
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++) {
-        if (vectors == 1) {
-            vec_sum_spread(&acc[i][0], x[i] + k + u, b[0]);
-        } else {
-            vec v = vec_spread(x[i] + k + u);
-#pragma GCC unroll 8
-            for (int j = 0; j < vectors; j++) vec_sum(&acc[i][j], v, b[j]);
-        }
-    }
-}
-
 /* mr pixels x the first `vectors` vectors of output channels, from float activations and weights; mr, vectors and pointer are constants wherever this is called. */
 VEC_INLINE void tile(const dn_conv_f32_job *job, const int mr, const int vectors, const bool pointer) {
-    const int nr = (vectors + VECS - 1) / VECS;
     vec acc[MAX_MR][MAX_VECTORS];
-    const float *base[MAX_MR], *x[MAX_MR], *w[MAX_PANELS];
+    const float *base[MAX_MR];
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
         base[i] = (const float *)job->input + (pointer ? job->in_offset[i] : i * job->in_step);
 #pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) acc[i][j] = vec_zero();
     }
-    for (const dn_run *run = job->runs, *end = run + job->run_count; run < end; run++) {
-        /* Channels are counted up to 0 from pointers behind the last one: one index for all pixels, no limit to keep. The empty assembly makes gcc leave it so; it would give
-         * every pixel and step a pointer of its own, and run out of registers. */
-#pragma GCC unroll 16
-        for (int i = 0; i < mr; i++) x[i] = base[i] + run->input + run->count;
-#pragma GCC unroll 4
-        for (int p = 0; p < nr; p++) w[p] = (const float *)job->weights + run->weight + (size_t)p * job->panel_stride;
-        ptrdiff_t k = -(ptrdiff_t)run->count;
-        for (; k <= -4; k += 4) {
-            __asm__("" : "+r"(k));
-#pragma GCC unroll 4
-            for (int p = 0; p < nr; p++) __asm__("" : "+r"(w[p]));
-#pragma GCC unroll 4
-            for (int u = 0; u < 4; u++) {
-                step(acc, x, k, w, u, mr, vectors);
-                vec_fence();
-            }
-#pragma GCC unroll 16
-            for (int i = 0; i < mr; i++)
-#pragma GCC unroll 8
-                for (int j = 0; j < vectors; j++) vec_settle(&acc[i][j]);
-#pragma GCC unroll 4
-            for (int p = 0; p < nr; p++) w[p] += 64;
-        }
-#pragma GCC unroll 1
-        for (; k < 0; k++) {
-            __asm__("" : "+r"(k));
-            step(acc, x, k, w, 0, mr, vectors);
-#pragma GCC unroll 4
-            for (int p = 0; p < nr; p++) w[p] += 16;
-        }
-    }
+    sum_runs(acc, base, job->runs, job->run_count, (const float *)job->weights, job->panel_stride, mr, vectors);
     finish_tile(job, acc, mr, vectors, pointer);
 }
 

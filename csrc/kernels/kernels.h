@@ -415,39 +415,59 @@ typedef struct dn_train_f32 {
 
 /* ---- wino_f32: Winograd's F(2 x 2, 3 x 3) in float ---- */
 
-/* Transforms of one tile, and of many weights; 16 positions stand `position` floats apart. input: 4 x 4 pixels. output: 2 x 2 pixels of sums under an epilogue, without fused
- * multiply-adds. gradient: 2 x 2 output gradients. weights: `count` weights of each of 9 taps. sums: from products added up over tiles to an addition to the weights' gradient. */
+/* Transforms of tiles side by side, and of many weights; 16 positions stand `position` floats apart. input: 4 x 4 pixels. output: 2 x 2 pixels of sums under an epilogue, without
+ * fused multiply-adds, a tile's sums `lanes` apart. gradient: 2 x 2 output gradients. weights: `count` weights of each of 9 taps. sums: from products added up over tiles to an addition to the weights' gradient. */
 enum { DN_WINO_F32_POSITIONS = 16 };
-/* Tiles of a block: positions that fit half of a usual L2, or, where weights do not fit a quarter of it, at least `many`, to make up for fetching them. */
-static inline int32_t dn_wino_f32_block(int32_t inputs, int32_t outputs, int32_t many) {
-    enum { FLOATS = 32 * 1024, LEAST = 24 };
-    int32_t block = (int32_t)(FLOATS / ((int64_t)DN_WINO_F32_POSITIONS * (inputs + outputs)) / 12 * 12);
-    if (block < LEAST) block = LEAST;
-    return (int64_t)DN_WINO_F32_POSITIONS * inputs * outputs > FLOATS && block < many ? many : block;
-}
 typedef struct dn_wino_f32 {
     const char *isa;
-    void (*input)(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);
-    void (*output)(const float *m, size_t position, size_t channels, float *y, ptrdiff_t row, ptrdiff_t step, const float *residual, ptrdiff_t residual_row, ptrdiff_t residual_step,
-                   const dn_epilogue *epilogue);
-    void (*gradient)(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position);
+    void (*input)(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, size_t tiles, float *to, size_t position);
+    void (*output)(const float *m, size_t position, size_t lanes, size_t channels, size_t tiles, float *y, ptrdiff_t row, ptrdiff_t step, const float *residual,
+                   ptrdiff_t residual_row, ptrdiff_t residual_step, const dn_epilogue *epilogue);
+    void (*gradient)(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, size_t tiles, float *to, size_t position);
     void (*weights)(const float *g, size_t tap, float *to, size_t position, size_t count);
     void (*sums)(const float *u, size_t position, float *dg, size_t tap, size_t count);
 } dn_wino_f32;
 
-/* Sixteen products of matrices: v [position][tile][channels] times weights [panel][position][channel][16], as runs of channels, to m [position][tile][16 * panels]. The
- * convolution kernels do it, tiles for pixels. */
+/* ---- product_f32: rows of floats times panels of weights ---- */
+
+/* Row i of `out`, 16 floats per panel, is the sum over runs of channels of row i of x times [panel][channel][16] weights: entries in order, channels in order, one fma each,
+ * starting from 0. `out` may be x: rows are read before they are written. */
+typedef struct dn_product_f32_job {
+    const float *x, *weights;
+    float *out;
+    int32_t rows;
+    ptrdiff_t in_step, out_step;
+    size_t panel_stride;
+    const dn_run *runs;
+    size_t run_count;
+} dn_product_f32_job;
+typedef struct dn_product_f32_variant {
+    void (*run)(const dn_product_f32_job *job);
+    int8_t mr, nr; /* rows at a time; panels */
+} dn_product_f32_variant;
+typedef struct dn_product_f32 {
+    const char *isa;
+    const dn_product_f32_variant *variants;
+    size_t variant_count;
+} dn_product_f32;
+
+/* Sixteen of them: v [position][tile][channels] times weights [panel][position][channel][16], as runs of channels, to m [position][tile][16 * panels]. */
 typedef struct dn_wino_f32_product {
-    const float *v, *weights;
+    float *v; /* the products, if in place */
+    const float *weights;
     float *m;
     int32_t tiles, channels, panels;
     size_t panel_stride, position_stride; /* floats */
     const dn_run *runs;                   /* of one position */
     size_t run_count;
-    void (*between)(void *context); /* called after every tile's sums; may be NULL */
+    void (*between)(void *context); /* called after every position; may be NULL */
     void *context;
 } dn_wino_f32_product;
-void dn_wino_f32_multiply(const dn_conv_f32 *kernels, const dn_wino_f32_product *product); /* wino_f32.c */
+/* Returns where the products are: in m, or in v where they fit the place of what they are made of. */
+float *dn_wino_f32_multiply(const dn_product_f32 *kernels, const dn_wino_f32_product *product);
+/* Tiles of a block, for its products and for the gradient of its weights; `many` make up for fetching weights. */
+int32_t dn_wino_f32_block(const dn_product_f32 *kernels, int32_t inputs, int32_t outputs, int32_t many);
+int32_t dn_wino_f32_grad_block(int32_t inputs, int32_t outputs, int32_t many);
 
 /* ---- selection ---- */
 
@@ -456,7 +476,7 @@ void dn_wino_f32_multiply(const dn_conv_f32 *kernels, const dn_wino_f32_product 
     X(conv_s8) X(wino_s8) X(linear_s8) X(dwconv_s8) X(pointwise_u8) X(pool_u8)                 \
     X(conv_f32) X(dwconv_f32) X(pointwise_f32) X(pool_f32)                                     \
     X(conv_bf16) X(dwconv_bf16) X(pointwise_bf16) X(pool_bf16)                                 \
-    X(wino_f32) X(convgrad_f32) X(train_f32)
+    X(wino_f32) X(product_f32) X(convgrad_f32) X(train_f32)
 
 #define DN_KERNEL(slot, isa, features) extern const dn_##slot dn_##slot##_##isa;
 #include "kernels/kernels.inc"

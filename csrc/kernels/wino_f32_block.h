@@ -4,19 +4,26 @@
 
 #include "kernels/lanes_f32.h"
 
+/* The compiler would keep the sum of every row and every position, run out of registers, and compute them anew for each tile. */
+#define HIDE(p) __asm__("" : "+r"(p))
+
 /* B' d B of the 4 x 4 pixels d; the 16 results are `position` floats apart. Rows of d are read again rather than kept: 16 registers do not hold 16 vectors. */
 INLINE void NAME(input_block)(const float *d, ptrdiff_t row, ptrdiff_t step, float *to, size_t position) {
     static const int first[4] = {0, 1, 2, 1}, second[4] = {2, 2, 1, 3};
+    const float *rows[4] = {d, d + row, d + 2 * row, d + 3 * row};
+    _Pragma("GCC unroll 4") for (int y = 0; y < 4; y++) HIDE(rows[y]);
     _Pragma("GCC unroll 4") for (int y = 0; y < 4; y++) {
         VEC t[4];
         _Pragma("GCC unroll 4") for (int x = 0; x < 4; x++) {
-            VEC a = NAME(load)(d + first[y] * row + x * step), b = NAME(load)(d + second[y] * row + x * step);
+            VEC a = NAME(load)(rows[first[y]] + x * step), b = NAME(load)(rows[second[y]] + x * step);
             t[x] = y == 1 ? a + b : a - b;
         }
-        NAME(store)(to + (size_t)(4 * y) * position, t[0] - t[2]);
-        NAME(store)(to + (size_t)(4 * y + 1) * position, t[1] + t[2]);
-        NAME(store)(to + (size_t)(4 * y + 2) * position, t[2] - t[1]);
-        NAME(store)(to + (size_t)(4 * y + 3) * position, t[1] - t[3]);
+        NAME(store)(to, t[0] - t[2]);
+        NAME(store)(to + position, t[1] + t[2]);
+        NAME(store)(to + 2 * position, t[2] - t[1]);
+        NAME(store)(to + 3 * position, t[1] - t[3]);
+        to += 4 * position;
+        HIDE(to);
     }
 }
 
@@ -37,11 +44,13 @@ INLINE VEC NAME(finish)(VEC v, const float *residual, const dn_epilogue *e) {
 INLINE void NAME(output_block)(const float *m, size_t position, float *y, ptrdiff_t row, ptrdiff_t step, const float *residual, ptrdiff_t residual_row, ptrdiff_t residual_step,
                                const dn_epilogue *e, size_t c) {
     VEC t[2][4], scale = NAME(load)(e->scale + c), bias = NAME(load)(e->bias + c);
+    const float *rows[4] = {m, m + 4 * position, m + 8 * position, m + 12 * position};
+    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) HIDE(rows[k]);
     _Pragma("GCC unroll 4") for (int x = 0; x < 4; x++) {
-        const float *p = m + (size_t)x * position;
-        VEC m1 = NAME(load)(p + 4 * position), m2 = NAME(load)(p + 8 * position);
-        t[0][x] = NAME(load)(p) + (m1 + m2);
-        t[1][x] = (m1 - m2) - NAME(load)(p + 12 * position);
+        size_t at = (size_t)x * position;
+        VEC m1 = NAME(load)(rows[1] + at), m2 = NAME(load)(rows[2] + at);
+        t[0][x] = NAME(load)(rows[0] + at) + (m1 + m2);
+        t[1][x] = (m1 - m2) - NAME(load)(rows[3] + at);
     }
     _Pragma("GCC unroll 2") for (int r = 0; r < 2; r++) {
         VEC out[2] = {t[r][0] + (t[r][1] + t[r][2]), (t[r][1] - t[r][2]) - t[r][3]};
@@ -56,10 +65,12 @@ INLINE void NAME(gradient_block)(const float *dy, ptrdiff_t row, ptrdiff_t step,
     _Pragma("GCC unroll 4") for (int y = 0; y < 4; y++) {
         VEC t[2];
         _Pragma("GCC unroll 2") for (int x = 0; x < 2; x++) t[x] = y == 0 ? a[x] : y == 1 ? a[x] + b[x] : y == 2 ? a[x] - b[x] : -b[x];
-        NAME(store)(to + (size_t)(4 * y) * position, t[0]);
-        NAME(store)(to + (size_t)(4 * y + 1) * position, t[0] + t[1]);
-        NAME(store)(to + (size_t)(4 * y + 2) * position, t[0] - t[1]);
-        NAME(store)(to + (size_t)(4 * y + 3) * position, -t[1]);
+        NAME(store)(to, t[0]);
+        NAME(store)(to + position, t[0] + t[1]);
+        NAME(store)(to + 2 * position, t[0] - t[1]);
+        NAME(store)(to + 3 * position, -t[1]);
+        to += 4 * position;
+        HIDE(to);
     }
 }
 
@@ -101,4 +112,5 @@ INLINE void NAME(sums_block)(const float *u, size_t position, float *dg, size_t 
     }
 }
 
+#undef HIDE
 #include "kernels/lanes_f32_end.h"

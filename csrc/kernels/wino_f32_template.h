@@ -23,21 +23,22 @@
         for (; c < (n); c++) ONE(NAME)(__VA_ARGS__);       \
     } while (0)
 
-KERNEL void input(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position) {
-    FOR_VECTORS(channels, input_block, d + c, row, step, to + c, position);
+KERNEL void input(const float *d, ptrdiff_t row, ptrdiff_t step, size_t channels, size_t tiles, float *to, size_t position) {
+    for (; tiles; tiles--, d += 2 * step, to += channels) FOR_VECTORS(channels, input_block, d + c, row, step, to + c, position);
 }
 
-KERNEL void output(const float *m, size_t position, size_t channels, float *y, ptrdiff_t row, ptrdiff_t step, const float *residual, ptrdiff_t residual_row, ptrdiff_t residual_step,
-                   const dn_epilogue *e) {
+KERNEL void output(const float *m, size_t position, size_t lanes, size_t channels, size_t tiles, float *y, ptrdiff_t row, ptrdiff_t step, const float *residual, ptrdiff_t residual_row,
+                   ptrdiff_t residual_step, const dn_epilogue *e) {
     if (residual) {
-        FOR_VECTORS(channels, output_block, m + c, position, y + c, row, step, residual + c, residual_row, residual_step, e, c);
+        for (; tiles; tiles--, m += lanes, y += 2 * step, residual += 2 * residual_step)
+            FOR_VECTORS(channels, output_block, m + c, position, y + c, row, step, residual + c, residual_row, residual_step, e, c);
     } else {
-        FOR_VECTORS(channels, output_block, m + c, position, y + c, row, step, NULL, 0, 0, e, c);
+        for (; tiles; tiles--, m += lanes, y += 2 * step) FOR_VECTORS(channels, output_block, m + c, position, y + c, row, step, NULL, 0, 0, e, c);
     }
 }
 
-KERNEL void gradient(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, float *to, size_t position) {
-    FOR_VECTORS(channels, gradient_block, dy + c, row, step, to + c, position);
+KERNEL void gradient(const float *dy, ptrdiff_t row, ptrdiff_t step, size_t channels, size_t tiles, float *to, size_t position) {
+    for (; tiles; tiles--, dy += 2 * step, to += channels) FOR_VECTORS(channels, gradient_block, dy + c, row, step, to + c, position);
 }
 
 KERNEL void weights(const float *g, size_t tap, float *to, size_t position, size_t count) { FOR_VECTORS(count, weights_block, g + c, tap, to + c, position); }

@@ -85,7 +85,7 @@ typedef struct dn_layer {
     dn_train_hooks hooks;
     float *hooked_input, *hooked_weight, *natural;
     bool wino;                /* its shape fits winograd_pass.c */
-    int32_t wino_tiles, wino_images; /* done together: tiles of an image, or several images */
+    int32_t wino_tiles, wino_grad_tiles, wino_images; /* done together: tiles of an image, in the gradient of the weights too, or several images */
     float *wino_forward, *wino_back; /* U of working and of transposed */
     dn_run *wino_runs;        /* per cut: its channels among those of the group */
     float *rounded; /* working weights in bfloat16 training, else NULL */
@@ -350,8 +350,8 @@ typedef struct dn_winograd_block {
     int32_t first, count, at, all;
 } dn_winograd_block;
 void dn_winograd_load(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block);
-void dn_winograd_multiply(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles);
-void dn_winograd_store(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block);
+const float *dn_winograd_multiply(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles); /* returns the products of all tiles */
+void dn_winograd_store(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block, const float *m);
 void dn_winograd_pass_run(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles); /* all three, for one map, `tiles` at a time */
 
 typedef struct dn_winograd_grad {

@@ -18,18 +18,20 @@ static size_t back_panels_of(const dn_layer *layer) {
 
 static int32_t map_tiles(const dn_node *node) { return node->height / 2 * (node->width / 2); }
 
-static void choose_block(dn_layer *layer) {
-    const int32_t all = map_tiles(layer->node), block = dn_wino_f32_block(layer->group_in, layer->group_out, MANY_TILES);
-    layer->wino_images = layer->heavy && all < block ? (int32_t)dn_ceil_div((size_t)block, (size_t)all) : 1;
-    if (layer->wino_images > MANY_IMAGES) layer->wino_images = MANY_IMAGES;
-    layer->wino_tiles = block < all ? block : all;
+static int32_t at_most(int32_t a, int32_t b) { return a < b ? a : b; }
+
+static void choose_block(const dn_trainer *trainer, dn_layer *layer) {
+    const int32_t all = map_tiles(layer->node), block = dn_wino_f32_block(trainer->kernels.product_f32, layer->group_in, layer->group_out, MANY_TILES);
+    layer->wino_images = layer->heavy && all < block ? at_most((int32_t)dn_ceil_div((size_t)block, (size_t)all), MANY_IMAGES) : 1;
+    layer->wino_tiles = at_most(block, all);
+    layer->wino_grad_tiles = at_most(dn_wino_f32_grad_block(layer->group_in, layer->group_out, MANY_TILES), all);
 }
 
 dn_status dn_winograd_new(dn_trainer *trainer, dn_layer *layer, dn_error *err) {
     const dn_node *node = layer->node;
     layer->wino = layer->kind == DN_LAYER_DENSE && dn_winograd_fits(node, &trainer->graph->nodes[layer->source_node]);
     if (!layer->wino) return DN_OK;
-    choose_block(layer);
+    choose_block(trainer, layer);
     if (layer->split_size) layer->split_size = layer->split_size / 9 * POSITIONS;
     DN_TRY(DN_OWN(trainer, &layer->wino_forward, panels_of(layer) * wino_panel(layer->panel), err));
     DN_TRY(DN_OWN(trainer, &layer->wino_back, back_panels_of(layer) * wino_panel(layer->back_panel), err));
@@ -42,7 +44,8 @@ dn_status dn_winograd_scratch(dn_trainer *trainer, dn_error *err) {
     for (int32_t k = 0; k < trainer->layer_count; k++) {
         const dn_layer *layer = &trainer->layers[k];
         size_t widest = dn_round_up(dn_size_max((size_t)layer->group_in, (size_t)layer->group_out), 16);
-        if (layer->wino) floats = dn_size_max(floats, POSITIONS * (size_t)layer->wino_tiles * (size_t)layer->wino_images * widest);
+        size_t tiles = dn_size_max((size_t)layer->wino_tiles, (size_t)layer->wino_grad_tiles) * (size_t)layer->wino_images;
+        if (layer->wino) floats = dn_size_max(floats, POSITIONS * tiles * widest);
         heavy |= layer->wino && layer->heavy;
     }
     for (int32_t w = 0; floats && w < trainer->threads; w++) {
@@ -126,10 +129,10 @@ void dn_winograd_forward(dn_trainer *trainer, const dn_unit *unit, size_t image,
             else dn_winograd_load(&trainer->kernels, &pass, &(dn_winograd_block){0, all, (int32_t)i * all, (int32_t)count * all});
         }
         if (count == 1) continue;
-        dn_winograd_multiply(&trainer->kernels, &pass, (int32_t)count * all);
+        const float *m = dn_winograd_multiply(&trainer->kernels, &pass, (int32_t)count * all);
         for (size_t i = 0; i < count; i++) {
             pass.output = dn_made(y, image + i) + g * layer->group_out;
-            dn_winograd_store(&trainer->kernels, &pass, &(dn_winograd_block){0, all, (int32_t)i * all, (int32_t)count * all});
+            dn_winograd_store(&trainer->kernels, &pass, &(dn_winograd_block){0, all, (int32_t)i * all, (int32_t)count * all}, m);
         }
     }
 }
@@ -185,10 +188,10 @@ void dn_winograd_backward(dn_trainer *trainer, const dn_unit *unit, const dn_ste
             pass.input = dn_layer_framed(trainer, unit, dn_slot(trainer, step->from, image + i), image + i, true, scratch).framed + cut->group * layer->group_out;
             dn_winograd_load(&trainer->kernels, &pass, &(dn_winograd_block){0, all, (int32_t)i * all, (int32_t)count * all});
         }
-        dn_winograd_multiply(&trainer->kernels, &pass, (int32_t)count * all);
+        const float *m = dn_winograd_multiply(&trainer->kernels, &pass, (int32_t)count * all);
         for (size_t i = 0; i < count; i++) {
             pass.output = dn_slot(trainer, step->to, image + i) + cut->dense;
-            dn_winograd_store(&trainer->kernels, &pass, &(dn_winograd_block){0, all, (int32_t)i * all, (int32_t)count * all});
+            dn_winograd_store(&trainer->kernels, &pass, &(dn_winograd_block){0, all, (int32_t)i * all, (int32_t)count * all}, m);
         }
     }
 }
@@ -216,7 +219,7 @@ void dn_winograd_weights(const dn_trainer *trainer, const dn_layer *layer, const
             .v = scratch->v,
             .m = scratch->m,
         };
-        dn_winograd_grad_run(&trainer->kernels, &grad, layer->wino_tiles);
+        dn_winograd_grad_run(&trainer->kernels, &grad, layer->wino_grad_tiles);
     }
 }
 
@@ -248,7 +251,7 @@ void dn_winograd_heavy(dn_trainer *trainer, const dn_layer *layer, const dn_valu
         for (size_t k = 0; k < count; k++) {
             grad.x = dn_layer_padded_channels(layer, x, dn_image(x, i + k), part->cut->dense + part->c, channels, scratch->padded);
             grad.dy = dn_slot(trainer, step->from, i + k) + part->group * layer->group_out + part->panel * 16;
-            if (layer->wino_images == 1) dn_winograd_grad_run(&trainer->kernels, &grad, layer->wino_tiles);
+            if (layer->wino_images == 1) dn_winograd_grad_run(&trainer->kernels, &grad, layer->wino_grad_tiles);
             else dn_winograd_grad_load(&trainer->kernels, &grad, &(dn_winograd_block){0, all, (int32_t)k * all, (int32_t)count * all});
         }
         if (layer->wino_images > 1) dn_winograd_grad_add(&trainer->kernels, &grad, (int32_t)count * all);

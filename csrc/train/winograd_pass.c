@@ -1,7 +1,6 @@
 /* winograd_pass.c - 3 x 3 convolutions of stride 1 by Winograd's F(2 x 2, 3 x 3): 16 products per tile of 4 outputs instead of 36, forward, backward and for the weights.
  *
- * Tiles are taken in blocks; a block's 16 positions lie apart as [position][tile][channel], and each position is a product of matrices that the convolution kernels do, tiles
- * for pixels. So the bits are those of every ISA, as everywhere; they are not those of the direct sum, from which they differ by a few units in the last place. */
+ * Tiles are taken in blocks; a block's 16 positions lie apart as [position][tile][channel], and each position is a product of matrices. So the bits are those of every ISA, as everywhere; they are not those of the direct sum, from which they differ by a few units in the last place. */
 #include <math.h>
 #include <string.h>
 
@@ -19,23 +18,32 @@ bool dn_winograd_fits(const dn_node *node, const dn_node *input) {
 /* Where tile t of a map begins. */
 static ptrdiff_t place(int32_t t, int32_t across, ptrdiff_t row, ptrdiff_t step) { return 2 * (t / across) * row + 2 * (t % across) * step; }
 
+/* How many of `left` tiles from number t on stand side by side. */
+static int32_t beside(int32_t t, int32_t left, int32_t across) { return across - t % across < left ? across - t % across : left; }
+
 void dn_winograd_load(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block) {
     const size_t channels = (size_t)pass->channels;
-    for (int32_t t = 0; t < block->count; t++)
-        kernels->wino_f32->input(pass->input + place(block->first + t, pass->columns / 2, pass->in_row, pass->in_step), pass->in_row, pass->in_step, channels,
-                                       pass->v + (size_t)(block->at + t) * channels, (size_t)block->all * channels);
+    const int32_t across = pass->columns / 2;
+    for (int32_t t = 0, n; t < block->count; t += n) {
+        n = beside(block->first + t, block->count - t, across);
+        kernels->wino_f32->input(pass->input + place(block->first + t, across, pass->in_row, pass->in_step), pass->in_row, pass->in_step, channels, (size_t)n,
+                                 pass->v + (size_t)(block->at + t) * channels, (size_t)block->all * channels);
+    }
 }
 
-void dn_winograd_store(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block) {
+void dn_winograd_store(const dn_kernels *kernels, const dn_winograd_pass *pass, const dn_winograd_block *block, const float *m) {
     const size_t lanes = dn_round_up((size_t)pass->outputs, 16);
-    for (int32_t t = 0; t < block->count; t++)
-        kernels->wino_f32->output(pass->m + (size_t)(block->at + t) * lanes, (size_t)block->all * lanes, (size_t)pass->outputs,
-                                        pass->output + place(block->first + t, pass->columns / 2, pass->out_row, pass->out_step), pass->out_row, pass->out_step, NULL, 0, 0, &pass->epilogue);
+    const int32_t across = pass->columns / 2;
+    for (int32_t t = 0, n; t < block->count; t += n) {
+        n = beside(block->first + t, block->count - t, across);
+        kernels->wino_f32->output(m + (size_t)(block->at + t) * lanes, (size_t)block->all * lanes, lanes, (size_t)pass->outputs, (size_t)n,
+                                  pass->output + place(block->first + t, across, pass->out_row, pass->out_step), pass->out_row, pass->out_step, NULL, 0, 0, &pass->epilogue);
+    }
 }
 
 static void fetch(void *ahead) { dn_fetch_ahead(ahead); }
 
-void dn_winograd_multiply(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles) {
+const float *dn_winograd_multiply(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles) {
     dn_wino_f32_product product = {
         .v = pass->v,
         .weights = pass->weights,
@@ -50,7 +58,7 @@ void dn_winograd_multiply(const dn_kernels *kernels, const dn_winograd_pass *pas
         .between = pass->ahead ? fetch : NULL,
         .context = pass->ahead,
     };
-    dn_wino_f32_multiply(kernels->conv_f32, &product);
+    return dn_wino_f32_multiply(kernels->product_f32, &product);
 }
 
 void dn_winograd_pass_run(const dn_kernels *kernels, const dn_winograd_pass *pass, int32_t tiles) {
@@ -59,8 +67,7 @@ void dn_winograd_pass_run(const dn_kernels *kernels, const dn_winograd_pass *pas
         int32_t count = all - first < tiles ? all - first : tiles;
         dn_winograd_block block = {first, count, 0, count};
         dn_winograd_load(kernels, pass, &block);
-        dn_winograd_multiply(kernels, pass, count);
-        dn_winograd_store(kernels, pass, &block);
+        dn_winograd_store(kernels, pass, &block, dn_winograd_multiply(kernels, pass, count));
     }
 }
 
@@ -69,11 +76,12 @@ void dn_winograd_pass_run(const dn_kernels *kernels, const dn_winograd_pass *pas
 void dn_winograd_grad_load(const dn_kernels *kernels, const dn_winograd_grad *grad, const dn_winograd_block *block) {
     const int32_t across = grad->columns / 2;
     const size_t channels = (size_t)grad->channels, outputs = (size_t)grad->outputs;
-    for (int32_t t = 0; t < block->count; t++) {
-        kernels->wino_f32->input(grad->x + place(block->first + t, across, grad->x_row, grad->x_step), grad->x_row, grad->x_step, channels,
-                                       grad->v + (size_t)(block->at + t) * channels, (size_t)block->all * channels);
-        kernels->wino_f32->gradient(grad->dy + place(block->first + t, across, grad->dy_row, grad->dy_step), grad->dy_row, grad->dy_step, outputs,
-                                          grad->m + (size_t)(block->at + t) * outputs, (size_t)block->all * outputs);
+    for (int32_t t = 0, n; t < block->count; t += n) {
+        n = beside(block->first + t, block->count - t, across);
+        kernels->wino_f32->input(grad->x + place(block->first + t, across, grad->x_row, grad->x_step), grad->x_row, grad->x_step, channels, (size_t)n,
+                                 grad->v + (size_t)(block->at + t) * channels, (size_t)block->all * channels);
+        kernels->wino_f32->gradient(grad->dy + place(block->first + t, across, grad->dy_row, grad->dy_step), grad->dy_row, grad->dy_step, outputs, (size_t)n,
+                                    grad->m + (size_t)(block->at + t) * outputs, (size_t)block->all * outputs);
     }
 }
 

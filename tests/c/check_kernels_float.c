@@ -434,11 +434,57 @@ static void check_convgrad_f32(const dn_convgrad_f32 *record) {
         }
 }
 
+/* ---- product_f32 ---- */
+
+/* What product_f32 is, written down once more. */
+static void product_by_hand(const dn_product_f32_job *job, int nr) {
+    for (int32_t row = 0; row < job->rows; row++) {
+        float sums[16 * MAX_RUNS] = {0};
+        for (int c = 0; c < 16 * nr; c++)
+            for (size_t r = 0; r < job->run_count; r++)
+                for (int32_t k = 0; k < job->runs[r].count; k++)
+                    sums[c] = fmaf(job->x[row * job->in_step + job->runs[r].input + k], job->weights[(size_t)(c / 16) * job->panel_stride + (size_t)(job->runs[r].weight + 16 * k + c % 16)], sums[c]);
+        memcpy(job->out + row * job->out_step, sums, sizeof(float) * 16 * (size_t)nr);
+    }
+}
+
+static void check_product_variant(const dn_product_f32_variant *variant) {
+    const int nr = variant->nr, outputs = 16 * nr;
+    const bool in_place = guard_below(2);
+    int channels = in_place ? outputs : between(1, 70), first = guard_below(channels), between_runs = guard_below(5);
+    const dn_run runs[] = {{0, 0, first}, {first, 16 * (first + between_runs), channels - first}};
+    const size_t panel = (size_t)(16 * (channels + between_runs)), rows = (size_t)between(1, 3 * variant->mr);
+    dn_product_f32_job job = {.rows = (int32_t)rows, .in_step = channels + (in_place ? 0 : guard_below(3)), .panel_stride = panel, .runs = runs + (first == 0), .run_count = 1 + (first > 0)};
+    job.out_step = in_place ? job.in_step : outputs + guard_below(3);
+    buffer weights = new_floats((size_t)nr * panel), x = new_floats((rows - 1) * (size_t)job.in_step + (size_t)channels);
+    buffer out = in_place ? copy_buffer(&x) : new_floats((rows - 1) * (size_t)job.out_step + (size_t)outputs), expected = copy_buffer(&out);
+    job.x = x.data;
+    job.weights = weights.data;
+    job.out = expected.data;
+    product_by_hand(&job, nr);
+    job.out = out.data;
+    if (in_place) job.x = out.data;
+    variant->run(&job);
+    char what[80];
+    snprintf(what, sizeof what, "%dx%d, %zu rows of %d channels%s", variant->mr, nr, rows, channels, in_place ? ", in place" : "");
+    compare(what, &expected, &out);
+    buffer all[] = {weights, x, out, expected};
+    free_buffers(all, (int)(sizeof all / sizeof *all));
+}
+
+static void check_product_f32(const dn_product_f32 *record) {
+    for (size_t v = 0; v < record->variant_count; v++)
+        for (int i = 0; i < 2 * cases; i++) {
+            special = i % 4 == 3;
+            check_product_variant(&record->variants[v]);
+        }
+}
+
 /* ---- wino_f32 ---- */
 
-/* What a transform is called on: two maps of pixels and 16 positions of channels, and what a tile of 2 x 2 outputs ends with. */
+/* What a transform is called on: maps of some tiles and 16 positions of channels, and what a tile of 2 x 2 outputs ends with. */
 typedef struct wino_case {
-    size_t channels, position;
+    size_t channels, tiles, lanes, position;
     ptrdiff_t step, row;
     dn_epilogue epilogue;
     bool add;
@@ -450,23 +496,39 @@ enum { WINO_INPUT, WINO_OUTPUT, WINO_GRADIENT, WINO_WEIGHTS, WINO_SUMS, WINO_KIN
 static void run_wino(const dn_wino_f32 *record, int kind, const wino_case *c, float *out) {
     const float *in = c->in.data;
     switch (kind) {
-    case WINO_INPUT: record->input(in, c->row, c->step, c->channels, out, c->position); break;
-    case WINO_OUTPUT: record->output(in, c->position, c->channels, out, c->row, c->step, c->add ? c->residual.data : NULL, c->row, c->step, &c->epilogue); break;
-    case WINO_GRADIENT: record->gradient(in, c->row, c->step, c->channels, out, c->position); break;
+    case WINO_INPUT: record->input(in, c->row, c->step, c->channels, c->tiles, out, c->position); break;
+    case WINO_OUTPUT: record->output(in, c->position, c->lanes, c->channels, c->tiles, out, c->row, c->step, c->add ? c->residual.data : NULL, c->row, c->step, &c->epilogue); break;
+    case WINO_GRADIENT: record->gradient(in, c->row, c->step, c->channels, c->tiles, out, c->position); break;
     case WINO_WEIGHTS: record->weights(in, c->position, out, c->position, c->channels); break;
     case WINO_SUMS: record->sums(in, c->position, out, c->position, c->channels); break;
     default: break;
     }
 }
 
+/* Tile by tile. */
+static void wino_by_ones(int kind, const wino_case *c, float *out) {
+    wino_case one = *c;
+    const bool to_positions = kind == WINO_INPUT || kind == WINO_GRADIENT;
+    for (size_t t = 0; t < c->tiles; t++) {
+        ptrdiff_t pixels = 2 * (ptrdiff_t)t * c->step;
+        one.tiles = 1;
+        one.in.data = c->in.data + (to_positions ? pixels : (ptrdiff_t)(t * c->lanes));
+        one.residual.data = c->residual.data + pixels;
+        run_wino(&dn_wino_f32_ref, kind, &one, out + (to_positions ? (ptrdiff_t)(t * c->channels) : pixels));
+    }
+}
+
 static void check_wino_case(const dn_wino_f32 *record, int kind) {
     static const char *const names[WINO_KINDS] = {"input", "output", "gradient", "weights", "sums"};
-    wino_case c = {.channels = (size_t)between(1, 40)};
-    c.position = c.channels + (size_t)guard_below(9);
+    wino_case c = {.channels = (size_t)between(1, 40), .tiles = 1};
+    if (kind == WINO_INPUT || kind == WINO_OUTPUT || kind == WINO_GRADIENT) c.tiles = (size_t)between(1, 4);
+    c.lanes = c.channels + (kind == WINO_OUTPUT ? (size_t)guard_below(9) : 0);
+    c.position = c.tiles * c.lanes + (size_t)guard_below(9);
     c.step = (ptrdiff_t)c.channels + guard_below(5);
-    c.row = 4 * c.step + guard_below(9);
+    c.row = (2 + 2 * (ptrdiff_t)c.tiles) * c.step + guard_below(9);
     const ptrdiff_t side = kind == WINO_INPUT ? 4 : 2;
-    const size_t pixels = (size_t)((side - 1) * (c.row + c.step)) + c.channels, positions = 15 * c.position + c.channels, taps = 8 * c.position + c.channels;
+    const size_t pixels = (size_t)((side - 1) * (c.row + c.step) + 2 * (ptrdiff_t)(c.tiles - 1) * c.step) + c.channels, taps = 8 * c.position + c.channels;
+    const size_t positions = 15 * c.position + (c.tiles - 1) * c.lanes + c.channels;
     buffer scale = new_floats(c.channels), bias = new_floats(c.channels);
     c.add = guard_below(2);
     c.epilogue = (dn_epilogue){.scale = scale.data, .bias = bias.data, .residual_scale = guard_float(), .lo = guard_below(2) ? 0 : -INFINITY, .hi = guard_below(2) ? 0.5f : INFINITY,
@@ -474,10 +536,10 @@ static void check_wino_case(const dn_wino_f32 *record, int kind) {
     c.in = new_floats(kind == WINO_INPUT || kind == WINO_GRADIENT ? pixels : kind == WINO_WEIGHTS ? taps : positions);
     c.residual = new_floats(pixels);
     buffer expected = new_floats(kind == WINO_OUTPUT ? pixels : kind == WINO_SUMS ? taps : positions), found = copy_buffer(&expected);
-    run_wino(&dn_wino_f32_ref, kind, &c, expected.data);
+    wino_by_ones(kind, &c, expected.data);
     run_wino(record, kind, &c, found.data);
     char what[80];
-    snprintf(what, sizeof what, "%s, %zu channels%s", names[kind], c.channels, c.add ? ", residual" : "");
+    snprintf(what, sizeof what, "%s, %zu tiles of %zu channels%s", names[kind], c.tiles, c.channels, c.add ? ", residual" : "");
     compare(what, &expected, &found);
     buffer all[] = {scale, bias, c.in, c.residual, expected, found};
     free_buffers(all, (int)(sizeof all / sizeof *all));

@@ -283,6 +283,7 @@ static void check_pool_u8(const dn_pool_u8 *record) {
 #define RUN_convgrad_f32(record)
 #define RUN_train_f32(record)
 #define RUN_wino_f32(record)
+#define RUN_product_f32(record)
 #define RUN_conv_s8(record) printf("conv_s8 %s\n", (record)->isa), check_conv_s8(record)
 #define RUN_wino_s8(record)
 #define RUN_linear_s8(record)
