@@ -7,7 +7,7 @@
 
 /* The tiles of conv_f32, see there; of one panel not 10 rows, but what divides the rows there are. */
 PRODUCT(8, 1)
-PRODUCT(12, 2)
+PRODUCT_APART(12, 2)
 PRODUCT(8, 3)
 PRODUCT(6, 4)
 

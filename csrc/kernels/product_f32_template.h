@@ -21,10 +21,12 @@ VEC_INLINE void rows(const dn_product_f32_job *job, const float *x, float *out, 
     }
 }
 
-/* Rows are functions of their own: whatever else lived around their loops would cost them registers. */
-#define PRODUCT(MR, NR) \
+/* PRODUCT_APART where what lives around the rows' loop would cost it registers. */
+#define PRODUCT(MR, NR) PRODUCT_AS(MR, NR, inline __attribute__((always_inline)))
+#define PRODUCT_APART(MR, NR) PRODUCT_AS(MR, NR, __attribute__((noinline)))
+#define PRODUCT_AS(MR, NR, HOW) \
+    static HOW VEC_TARGET void whole_##MR##x##NR(const dn_product_f32_job *job, const float *x, float *out) { rows(job, x, out, MR, MR, (NR) * VECS); } \
     static __attribute__((noinline)) VEC_TARGET void some_##MR##x##NR(const dn_product_f32_job *job, const float *x, float *out, int32_t left) { rows(job, x, out, left, MR, (NR) * VECS); } \
-    static __attribute__((noinline)) VEC_TARGET void whole_##MR##x##NR(const dn_product_f32_job *job, const float *x, float *out) { rows(job, x, out, MR, MR, (NR) * VECS); } \
     static VEC_TARGET void run_##MR##x##NR(const dn_product_f32_job *job) { \
         int32_t row = 0; \
         for (; row + MR <= job->rows; row += MR) whole_##MR##x##NR(job, job->x + row * job->in_step, job->out + row * job->out_step); \
