@@ -224,7 +224,7 @@ typedef struct dn_calibration_options {
     dn_range range;
     double percentile;
     const float *kept_mean, *kept_variance;   /* normalise with these */
-    const float *mean_shift, *variance_ratio; /* mean = measured + shift, variance = measured * ratio */
+    const float *mean_shift, *variance_ratio, *variance_shift; /* mean = measured + shift, variance = measured * ratio + shift */
     const float *kept_scale; /* [nodes][groups]: scales of tensors that were trained, instead of measuring them */
     int32_t threads;
 } dn_calibration_options;

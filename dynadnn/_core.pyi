@@ -96,6 +96,7 @@ class Plan:
         kept_variance: _F32 | None = None,
         mean_shift: _F32 | None = None,
         variance_ratio: _F32 | None = None,
+        variance_shift: _F32 | None = None,
         kept_scale: _F32 | None = None,
         affine: _F32 | None = None,
     ) -> tuple[_F32, _F32, _F32 | None]: ...  # mean, variance, scale (None if the plan has no int8 layer)

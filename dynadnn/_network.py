@@ -557,15 +557,15 @@ class Network:
         images: NDArray[Any],
         *,
         kept: Tables | None = None,
-        moved: tuple[F32, F32] | None = None,
+        moved: tuple[F32, F32, F32] | None = None,
         scale: F32 | None = None,
         affine: F32 | None = None,
     ) -> None:
         """Tables of one point from checked images; its own scale and shift of batch norms, if it has them, stay.
 
-        kept: normalise with these statistics, yet store what the images give. moved: (shift of the means, ratio of the
-        variances) to correct what the images give. scale: scales of tensors to keep instead of measuring them. affine:
-        the point's own scale and shift, if it has none yet.
+        kept: normalise with these statistics, yet store what the images give. moved: (shift of the means, ratio and
+        shift of the variances) to correct what the images give. scale: scales of tensors to keep instead of measuring
+        them. affine: the point's own scale and shift, if it has none yet.
         """
         threads = thread_count(None)
         if subnet in self._tables and self._tables[subnet].affine is not None:
@@ -579,6 +579,7 @@ class Network:
             kept_variance=kept.variance if kept else None,
             mean_shift=moved[0] if moved else None,
             variance_ratio=moved[1] if moved else None,
+            variance_shift=moved[2] if moved else None,
             kept_scale=scale,
             affine=affine,
         )

@@ -180,8 +180,9 @@ def _calibrate_points(net: Network, model: Network, origin: dict[Subnet, Subnet]
     """Tables of the quantised points.
 
     Where the float network has statistics (from training, on far more images), they stay and are moved by what
-    quantisation changes on the calibration images: mean + (mean of the integer layer - mean of the float layer),
-    variance likewise by the ratio. The noise of few images cancels in the difference.
+    quantisation changes on the calibration images: mean + (mean of the integer layer - mean of the float layer). So
+    are variances, but by their ratio where the images vary more than training's did: the difference would be too large
+    then, as the ratio would be where they vary less and rounding is most of it. The noise of few images cancels.
     """
     measured = net.copy()
     corrections = {}
@@ -189,8 +190,8 @@ def _calibrate_points(net: Network, model: Network, origin: dict[Subnet, Subnet]
         kept = net.tables[subnet]
         measured._recalibrate_point(subnet, images, kept=kept)
         here = measured.tables[subnet]
-        ratio = np.where(here.variance > 1e-8, kept.variance / np.maximum(here.variance, 1e-8), 1).astype(np.float32)
-        corrections[subnet] = (kept.mean - here.mean, ratio)
+        ratio = np.minimum(1, kept.variance / np.maximum(here.variance, np.finfo(np.float32).tiny))
+        corrections[subnet] = (kept.mean - here.mean, ratio, np.maximum(0, kept.variance - here.variance * ratio))
     for made, subnet in origin.items():
         own = net.tables[subnet].affine if subnet in net.tables else None
         model._recalibrate_point(made, images, moved=corrections.get(subnet), affine=own)

@@ -109,6 +109,7 @@ static dn_status measure_norm(dn_calibration *c, dn_error *err) {
         if (!isfinite(mean[lane]) || !isfinite(variance[lane])) return dn_fail(err, DN_ENONFINITE, "%s: calibration images give channel %d mean %g", norm->name, c->channel[lane], mean[lane]);
         if (c->options->mean_shift) mean[lane] += (double)c->options->mean_shift[at];
         if (c->options->variance_ratio) variance[lane] *= (double)c->options->variance_ratio[at];
+        if (c->options->variance_shift) variance[lane] += (double)c->options->variance_shift[at];
         c->observed[at] = (float)mean[lane];
         c->observed[(size_t)c->run.plan->graph->norm_channels + at] = (float)variance[lane];
         c->tables->mean[at] = c->options->kept_mean ? c->options->kept_mean[at] : (float)mean[lane];

@@ -250,13 +250,13 @@ static PyObject *calibrated_tables(PyObject *object, const dn_graph *graph, cons
 }
 
 static PyObject *plan_calibrate(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"active", "bits", "depth", "images", "range", "percentile", "threads", "kept_mean", "kept_variance", "mean_shift", "variance_ratio", "kept_scale", "affine", NULL};
-    PyObject *active, *bits, *depth, *image_object, *kept_mean = NULL, *kept_variance = NULL, *shift = NULL, *ratio = NULL, *scale = NULL, *affine_object = NULL;
+    static char *names[] = {"active", "bits", "depth", "images", "range", "percentile", "threads", "kept_mean", "kept_variance", "mean_shift", "variance_ratio", "variance_shift", "kept_scale", "affine", NULL};
+    PyObject *active, *bits, *depth, *image_object, *kept_mean = NULL, *kept_variance = NULL, *shift = NULL, *ratio = NULL, *added = NULL, *scale = NULL, *affine_object = NULL;
     PyArrayObject *affine;
     const char *range_name = "mse";
     dn_calibration_options options = {.percentile = 99.99, .threads = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|sdiOOOOOO:calibrate", names, &active, &bits, &depth, &image_object, &range_name, &options.percentile, &options.threads, &kept_mean,
-                                     &kept_variance, &shift, &ratio, &scale, &affine_object))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|sdiOOOOOOO:calibrate", names, &active, &bits, &depth, &image_object, &range_name, &options.percentile, &options.threads, &kept_mean,
+                                     &kept_variance, &shift, &ratio, &added, &scale, &affine_object))
         return NULL;
     const dn_graph *graph = dn_py_graph(((plan_object *)object)->graph, dn_py_state(object));
     dn_subnet subnet;
@@ -265,6 +265,7 @@ static PyObject *plan_calibrate(PyObject *object, PyObject *args, PyObject *kwar
     if (dn_py_subnet(graph, active, bits, depth, &subnet) < 0 || read_range(range_name, &options.range) < 0) return NULL;
     if (read_correction(kept_mean, channels, "kept_mean", &options.kept_mean) < 0 || read_correction(kept_variance, channels, "kept_variance", &options.kept_variance) < 0) return NULL;
     if (read_correction(shift, channels, "mean_shift", &options.mean_shift) < 0 || read_correction(ratio, channels, "variance_ratio", &options.variance_ratio) < 0) return NULL;
+    if (read_correction(added, channels, "variance_shift", &options.variance_shift) < 0) return NULL;
     int ok;
     PyArrayObject *kept = dn_py_array_or_none(scale, NPY_FLOAT32, 2, "kept_scale", &ok);
     if (!ok) return NULL;
@@ -343,7 +344,7 @@ static PyObject *get_threads(PyObject *object, void *unused) { return (void)unus
 static PyMethodDef plan_methods[] = {
     {"bind", (PyCFunction)(void (*)(void))plan_bind, METH_FASTCALL, "bind($self, active, bits, depth, mean, variance, scale, tiles=None, affine=None, /)\n--\n\nA Point; no weight is touched."},
     {"calibrate", (PyCFunction)(void (*)(void))plan_calibrate, METH_VARARGS | METH_KEYWORDS,
-     "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1, kept_mean=None, kept_variance=None, mean_shift=None, variance_ratio=None, kept_scale=None, "
+     "calibrate($self, active, bits, depth, images, range='mse', percentile=99.99, threads=1, kept_mean=None, kept_variance=None, mean_shift=None, variance_ratio=None, variance_shift=None, kept_scale=None, "
      "affine=None)\n--\n\nMean, variance and scale of a point, layer by layer from images."},
     {NULL, NULL, 0, NULL},
 };
