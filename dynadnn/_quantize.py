@@ -190,7 +190,8 @@ def _calibrate_points(net: Network, model: Network, origin: dict[Subnet, Subnet]
         kept = net.tables[subnet]
         measured._recalibrate_point(subnet, images, kept=kept)
         here = measured.tables[subnet]
-        ratio = np.minimum(1, kept.variance / np.maximum(here.variance, np.finfo(np.float32).tiny))
+        most = np.maximum(np.maximum(kept.variance, here.variance), np.finfo(np.float32).tiny)
+        ratio = (kept.variance / most).astype(np.float32)
         corrections[subnet] = (kept.mean - here.mean, ratio, np.maximum(0, kept.variance - here.variance * ratio))
     for made, subnet in origin.items():
         own = net.tables[subnet].affine if subnet in net.tables else None

@@ -1,4 +1,5 @@
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -268,3 +269,17 @@ def test_int8_is_right_where_signals_vary_less_than_the_statistics_say():
     expected = net(x[16:])
     error = np.abs(dn.quantize(net, x[:16])(x[16:]) - expected).max() / np.abs(expected).max()
     assert error < 0.01  # .003; .026 with the variances' ratio as correction
+
+
+def test_channels_that_never_change_quantise_without_a_warning():
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)
+    )
+    module.eval()[1].running_var.fill_(9)
+    module[0].weight.data[0] = 0
+    x = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    net = dn.from_torch(module, (8, 8, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = dn.quantize(net, x)
+    assert np.abs(model(x) - net(x)).max() < 0.02

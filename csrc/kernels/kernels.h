@@ -460,7 +460,7 @@ typedef struct dn_wino_f32_product {
     size_t panel_stride, position_stride; /* floats */
     const dn_run *runs;                   /* of one position */
     size_t run_count;
-    void (*between)(void *context); /* called after every position; may be NULL */
+    void (*between)(void *context); /* called after the panels of every position that are done together; may be NULL */
     void *context;
 } dn_wino_f32_product;
 /* Returns where the products are: in m, or in v where they fit the place of what they are made of. */

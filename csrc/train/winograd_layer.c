@@ -18,13 +18,12 @@ static size_t back_panels_of(const dn_layer *layer) {
 
 static int32_t map_tiles(const dn_node *node) { return node->height / 2 * (node->width / 2); }
 
-static int32_t at_most(int32_t a, int32_t b) { return a < b ? a : b; }
-
 static void choose_block(const dn_trainer *trainer, dn_layer *layer) {
     const int32_t all = map_tiles(layer->node), block = dn_wino_f32_block(trainer->kernels.product_f32, layer->group_in, layer->group_out, MANY_TILES);
-    layer->wino_images = layer->heavy && all < block ? at_most((int32_t)dn_ceil_div((size_t)block, (size_t)all), MANY_IMAGES) : 1;
-    layer->wino_tiles = at_most(block, all);
-    layer->wino_grad_tiles = at_most(dn_wino_f32_grad_block(layer->group_in, layer->group_out, MANY_TILES), all);
+    const int32_t grad_block = dn_wino_f32_grad_block(layer->group_in, layer->group_out, MANY_TILES);
+    layer->wino_images = layer->heavy && all < block ? (int32_t)dn_size_min(dn_ceil_div((size_t)block, (size_t)all), MANY_IMAGES) : 1;
+    layer->wino_tiles = block < all ? block : all;
+    layer->wino_grad_tiles = grad_block < all ? grad_block : all;
 }
 
 dn_status dn_winograd_new(dn_trainer *trainer, dn_layer *layer, dn_error *err) {
