@@ -47,9 +47,10 @@ AVX2_INLINE void quantize_pixel(const float *x, uint8_t *out, int channels, __m2
 AVX2_INLINE void quantize_rgb(const float *x, uint8_t *out, ptrdiff_t out_step, __m256 inverse_scale, __m256 zero) {
     const __m256 x0 = _mm256_setr_m128(_mm_loadu_ps(x), _mm_loadu_ps(x + 3)), x1 = _mm256_setr_m128(_mm_loadu_ps(x + 6), _mm_loadu_ps(x + 9));
     const __m256 none = _mm256_setzero_ps();
+    const __m128i pixels = quantize16(_mm256_blend_ps(x0, none, 0x88), _mm256_blend_ps(x1, none, 0x88), inverse_scale, zero);
     uint8_t bytes[16];
-    _mm_storeu_si128((__m128i *)bytes, quantize16(_mm256_blend_ps(x0, none, 0x88), _mm256_blend_ps(x1, none, 0x88), inverse_scale, zero));
-    for (int i = 0; i < 4; i++) memcpy(out + i * out_step, bytes + 4 * i, 4);
+    _mm_storeu_si128((__m128i *)(out_step == 4 ? out : bytes), pixels);
+    for (int i = 0; i < 4 && out_step != 4; i++) memcpy(out + i * out_step, bytes + 4 * i, 4);
 }
 
 AVX2 static void quantize(const float *x, uint8_t *out, ptrdiff_t out_step, int32_t width, int32_t channels, float inverse_scale, float zero) {

@@ -20,14 +20,21 @@ struct dn_engine {
     size_t bytes;
 };
 
+/* A few bytes, mostly the lanes of one or two pixels: calls of memset would take longer than what they do. */
+static void fill(uint8_t *to, int value, size_t size) {
+    uint8_t block[16];
+    memset(block, value, sizeof block);
+    for (; size >= sizeof block; to += sizeof block, size -= sizeof block) memcpy(to, block, sizeof block);
+    for (; size > 0; size--) *to++ = block[0];
+}
+
+/* The right halo of a row and the left one of the next are side by side. */
 void dn_fill_halo(uint8_t *base, const dn_map *map, int32_t begin, int32_t end) {
     size_t element = (size_t)map->size;
     int value = map->u8 ? map->zero : 0;
     size_t left = (size_t)(map->left * map->pixel) * element, right = (size_t)(map->right * map->pixel) * element;
-    for (int32_t y = begin; y < end && (left || right); y++) {
-        memset(dn_map_at(base, map, y, -map->left), value, left);
-        memset(dn_map_at(base, map, y, map->width), value, right);
-    }
+    fill(dn_map_at(base, map, begin, -map->left), value, left);
+    for (int32_t y = begin; y < end && (left || right); y++) fill(dn_map_at(base, map, y, map->width), value, y + 1 < end ? right + left : right);
     size_t row = (size_t)map->row * element;
     if (begin == 0 && map->top) memset(dn_map_at(base, map, -map->top, -map->left), value, (size_t)map->top * row);
     if (end == map->height && map->bottom) memset(dn_map_at(base, map, map->height, -map->left), value, (size_t)map->bottom * row);

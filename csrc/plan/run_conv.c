@@ -17,17 +17,28 @@ typedef struct part {
     int32_t group, panel, nr, variant, pass;
 } part;
 
-static band band_at(const dn_walk *w, int32_t y, int32_t end) {
+static void kernel_rows(const dn_walk *w, int32_t y, int32_t *begin, int32_t *end) {
     const dn_node *node = w->node;
     const dn_map *in = &w->step->in;
-    band b = {y, y + 1, 0, node->kernel_h};
-    for (int32_t row = y; row < end; row++) {
-        int32_t top = row * node->stride_h - node->pad_top, low = 0, high = node->kernel_h;
-        while (low < high && top + low * node->dilation_h < -in->top) low++;
-        while (high > low && top + (high - 1) * node->dilation_h >= in->height + in->bottom) high--;
-        if (row == y) b.kh_begin = low, b.kh_end = high;
-        else if (low != b.kh_begin || high != b.kh_end) break;
-        b.end = row + 1;
+    const int32_t top = y * node->stride_h - node->pad_top;
+    *begin = 0, *end = node->kernel_h;
+    while (*begin < *end && top + *begin * node->dilation_h < -in->top) ++*begin;
+    while (*end > *begin && top + (*end - 1) * node->dilation_h >= in->height + in->bottom) --*end;
+}
+
+static band band_at(const dn_walk *w, int32_t y, int32_t end) {
+    const dn_node *node = w->node;
+    const int32_t reach = (node->kernel_h - 1) * node->dilation_h;
+    band b = {.begin = y, .end = y + 1};
+    kernel_rows(w, y, &b.kh_begin, &b.kh_end);
+    if (b.kh_end - b.kh_begin == node->kernel_h) {
+        const int32_t whole = (w->step->in.height + w->step->in.bottom - 1 - reach + node->pad_top) / node->stride_h + 1;
+        b.end = whole < end ? whole : end;
+        return b;
+    }
+    for (int32_t low, high; b.end < end; b.end++) {
+        kernel_rows(w, b.end, &low, &high);
+        if (low != b.kh_begin || high != b.kh_end) break;
     }
     return b;
 }
@@ -151,16 +162,18 @@ static void run_parts_s8(const dn_walk *w, const part *parts, int32_t count, con
         }
         return;
     }
-    for (int32_t y = b->begin; y < b->end; y++)
-        for (int32_t x = 0; x < w->node->width; x += v->mr) {
-            dn_place at = dn_walk_place(w, y, x + v->mr <= w->node->width ? x : w->node->width - v->mr);
+    for (int32_t y = b->begin; y < b->end; y++) {
+        const dn_place row = dn_walk_place(w, y, 0);
+        for (int32_t x = 0, mr = v->mr, width = w->node->width; x < width; x += mr) {
+            const ptrdiff_t first = x + mr <= width ? x : width - mr;
             for (int32_t i = 0; i < count; i++) {
-                jobs[i].input = origins[i].in + at.in;
-                jobs[i].output = origins[i].out + at.out * step->out.size;
-                if (jobs[i].residual) jobs[i].residual = origins[i].residual + at.residual;
+                jobs[i].input = origins[i].in + row.in + first * jobs[i].in_step;
+                jobs[i].output = origins[i].out + (row.out + first * jobs[i].out_step) * step->out.size;
+                if (jobs[i].residual) jobs[i].residual = origins[i].residual + row.residual + first * jobs[i].residual_step;
                 kernels[i](&jobs[i]);
             }
         }
+    }
 }
 
 /* The same in float. wide: what tiles of a bf16 plan that read floats find there, for a single part, else NULL. */

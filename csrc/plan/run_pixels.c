@@ -212,6 +212,13 @@ static int32_t find_runs(const int32_t *map, int32_t lanes, int32_t *lane, lane_
     return count;
 }
 
+/* Lanes of a pixel are too few for a call of memcpy. */
+static void copy_lanes(uint8_t *to, const uint8_t *from, size_t size) {
+    for (; size >= 16; to += 16, from += 16, size -= 16) memcpy(to, from, 16);
+    for (; size >= 4; to += 4, from += 4, size -= 4) memcpy(to, from, 4);
+    for (; size > 0; size--) *to++ = *from++;
+}
+
 static void copy_runs(const dn_run_context *run, const dn_step *step, const lane_run *runs, int32_t count) {
     const dn_node *node = &run->plan->graph->nodes[run->plan->ops[step->op].node];
     const size_t size = (size_t)step->out.size;
@@ -219,7 +226,7 @@ static void copy_runs(const dn_run_context *run, const dn_step *step, const lane
         for (int32_t x = 0; x < step->out.width; x++) {
             const uint8_t *in = dn_map_at(run->arena, &step->in, y * node->stride_h, x * node->stride_w);
             uint8_t *out = dn_map_at(run->target, &step->out, y, x);
-            for (int32_t r = 0; r < count; r++) memcpy(out + (size_t)runs[r].to * size, in + (size_t)runs[r].from * size, (size_t)runs[r].count * size);
+            for (int32_t r = 0; r < count; r++) copy_lanes(out + (size_t)runs[r].to * size, in + (size_t)runs[r].from * size, (size_t)runs[r].count * size);
         }
 }
 
