@@ -124,7 +124,7 @@ static void check_conv_s8(const dn_conv_s8 *record) {
 static void check_dwconv_case(const dn_dwconv_s8 *record) {
     const uint64_t seed = guard_state;
     static const int kernels[][2] = {{3, 3}, {3, 3}, {5, 5}, {1, 1}, {7, 7}, {2, 3}, {1, 9}, {4, 2}, {12, 11}};
-    const int *kernel = kernels[guard_below(9)], kh = kernel[0], kw = kernel[1], channels = pick(1, 80), width = pick(1, 21), rows = pick(1, 3);
+    const int *kernel = kernels[guard_below(9)], kh = kernel[0], kw = kernel[1], channels = guard_below(2) ? pick(1, 80) : 16 * pick(1, 5), width = pick(1, 21), rows = pick(1, 3);
     const int lanes = (channels + 3) / 4 * 4, blocks = (channels + 15) / 16, stride = pick(1, 2), dilation = pick(1, 2), step = lanes + 4 * pick(0, 2);
     dn_dwconv_s8_job job = {.kernel_h = kh, .kernel_w = kw, .rows = rows, .width = width, .channels = channels, .in_step = (ptrdiff_t)stride * step, .in_tap = (ptrdiff_t)dilation * step};
     job.kh_begin = pick(0, kh - 1), job.kh_end = pick(job.kh_begin + 1, kh);
@@ -157,7 +157,7 @@ static void check_dwconv_case(const dn_dwconv_s8 *record) {
 }
 
 static void check_dwconv_s8(const dn_dwconv_s8 *record) {
-    for (int i = 0; i < 400; i++) check_dwconv_case(record);
+    for (int i = 0; i < 800; i++) check_dwconv_case(record);
 }
 
 /* ---- pointwise_u8 ---- */
