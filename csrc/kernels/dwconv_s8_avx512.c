@@ -1,10 +1,12 @@
 /* dwconv_s8_avx512.c - int8 depthwise convolution with AVX-512 VNNI, any kernel size, 64 channels at a time.
  *
  * Up to 4 rows of a window's column are interleaved so that vpdpbusd sums them. Unpacking works within 128-bit lanes: register s of 4 then holds channels
- * 16 * lane + 4 * s + 0..3. Weights and tables are brought into that order once per row; the saturating packs at the end undo it. For 3-wide windows with neighbouring
- * pixels side by side, an interleaved column serves three outputs.
+ * 16 * lane + 4 * s + 0..3. Weights and tables are brought into that order once per block; the saturating packs at the end undo it.
  *
- * What is left of the channels below 64 fills a vector too, if it is 32 or 16: with 2 or 4 pixels side by side, whose lanes hold the same weights. */
+ * What a kernel waits for is loads and shuffles, so 3-wide windows walk along a row: a column is loaded and interleaved once for all outputs that see it, three with stride 1 and
+ * one or two with stride 2, and weights stay in registers. (Two output rows at once share a column's four rows, but then weights must be loaded: slower on Zen 4.)
+ *
+ * What is left of the channels below 64 fills a vector too, if it is 32 or 16: its 128-bit lanes walk along 2 or 4 parts of the row side by side, with the same weights. */
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
@@ -14,7 +16,7 @@
 #define INLINE static inline __attribute__((always_inline, target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define UNROLL _Pragma("GCC unroll 32")
 
-enum { LANES = 64, MAX_QUADS = 32, PIXELS = 4 }; /* more than 32 quads (a 9 x 9 window has 27) are left to ref */
+enum { LANES = 64, MAX_QUADS = 32, WALK_ROWS = 3 }; /* more than 32 quads (a 9 x 9 window has 27) are left to ref */
 
 typedef struct block {
     __m512i weights[MAX_QUADS][4];
@@ -23,70 +25,109 @@ typedef struct block {
     __m512 residual_scale, lo, hi, out_scale, out_zero;
     __m512i most;           /* hi as bytes, with DN_EPI_BOUNDED */
     __mmask64 read, written;
-    int quads;
+    int quads, length;      /* length: pixels that a walk goes */
+    ptrdiff_t in[4], out[4], residual[4]; /* where the parts of a row begin, from its start */
 } block;
 
-/* How a vector is filled: `across` pixels of 64 / across channels each; masked: fewer than 64 channels of one pixel. */
+/* How a vector is filled: `across` parts of a row of 64 / across channels each; masked: fewer than 64 channels of one. */
 typedef struct form {
     int across, masked;
 } form;
+
+typedef struct row {
+    const uint8_t *input, *residual;
+    uint8_t *output;
+} row;
 
 INLINE __m512i dot4(__m512i acc, __m512i activations, __m512i weights) {
     __asm__("vpdpbusd %2,%1,%0" : "+v"(acc) : "v"(activations), "v"(weights)); /* see conv_s8_avx512.c */
     return acc;
 }
 
+/* The same from 0; gcc would copy a register of zeros. */
+INLINE __m512i first_dot4(__m512i activations, __m512i weights) {
+    __m512i acc;
+    __asm__("vpxord %0,%0,%0\n\tvpdpbusd %2,%1,%0" : "=&v"(acc) : "v"(activations), "v"(weights));
+    return acc;
+}
+
+/* Registers 2 * half and 2 * half + 1 of 4. */
+INLINE void interleave_half(const __m512i in[4], int half, __m512i out[2]) {
+    const __m512i rows01 = half ? _mm512_unpackhi_epi8(in[0], in[1]) : _mm512_unpacklo_epi8(in[0], in[1]);
+    const __m512i rows23 = half ? _mm512_unpackhi_epi8(in[2], in[3]) : _mm512_unpacklo_epi8(in[2], in[3]);
+    out[0] = _mm512_unpacklo_epi16(rows01, rows23), out[1] = _mm512_unpackhi_epi16(rows01, rows23);
+}
+
 INLINE void interleave(const __m512i in[4], __m512i out[4]) {
-    const __m512i low01 = _mm512_unpacklo_epi8(in[0], in[1]), high01 = _mm512_unpackhi_epi8(in[0], in[1]);
-    const __m512i low23 = _mm512_unpacklo_epi8(in[2], in[3]), high23 = _mm512_unpackhi_epi8(in[2], in[3]);
-    out[0] = _mm512_unpacklo_epi16(low01, low23), out[1] = _mm512_unpackhi_epi16(low01, low23);
-    out[2] = _mm512_unpacklo_epi16(high01, high23), out[3] = _mm512_unpackhi_epi16(high01, high23);
+    interleave_half(in, 0, out);
+    interleave_half(in, 1, out + 2);
 }
 
-/* Weights of one tap, 16 for each lane; lanes of other pixels have the same, lanes beyond the channels none. */
-INLINE __m512i load_weights(const int8_t *w, ptrdiff_t panel, int channels, int across) {
-    int8_t bytes[LANES] = {0};
-    for (int lane = 0; lane < 4; lane++) {
-        const int p = lane % (4 / across);
-        if (16 * p < channels) _mm_storeu_si128((__m128i *)(bytes + 16 * lane), _mm_loadu_si128((const __m128i *)(w + p * panel)));
-    }
-    return _mm512_loadu_si512(bytes);
+INLINE __m512i four_lanes(__m128i a, __m128i b, __m128i c, __m128i d) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1)), _mm256_inserti128_si256(_mm256_castsi128_si256(c), d, 1), 1);
 }
 
-/* Register s of a table. */
-INLINE __m512 load_table(const float *table, int s, int channels, int across) {
-    float values[16] = {0};
+INLINE __m512i load_lanes(const uint8_t *p, const ptrdiff_t at[4]) {
+    return four_lanes(_mm_loadu_si128((const __m128i *)(p + at[0])), _mm_loadu_si128((const __m128i *)(p + at[1])), _mm_loadu_si128((const __m128i *)(p + at[2])),
+                      _mm_loadu_si128((const __m128i *)(p + at[3])));
+}
+
+/* Weights of row kh of a window, its column kw: of every panel, or zeros for a row beyond the window. */
+INLINE __m512i load_weights(const dn_dwconv_s8_job *job, const int8_t *weights, int kh, int kw, const ptrdiff_t panels[4]) {
+    if (kh < job->kh_begin || kh >= job->kh_end) return _mm512_setzero_si512();
+    const __m512i w = load_lanes((const uint8_t *)weights + (kh * job->kernel_w + kw) * 16, panels);
+    return _mm512_and_si512(_mm512_adds_epi8(w, _mm512_set1_epi8(job->view_add)), _mm512_set1_epi8(job->view_mask));
+}
+
+/* Where the panels of 16 channels begin whose weights and tables the 128-bit lanes take; those beyond the n channels take the first's. */
+INLINE void place_panels(ptrdiff_t panels[4], ptrdiff_t size, int n, int across) {
     for (int lane = 0; lane < 4; lane++) {
         const int p = lane % (4 / across);
-        if (16 * p < channels) _mm_storeu_ps(values + 4 * lane, _mm_loadu_ps(table + 16 * p + 4 * s));
+        panels[lane] = 16 * p < n ? p * size : 0;
     }
-    return _mm512_loadu_ps(values);
+}
+
+INLINE void place_parts(block *b, const dn_dwconv_s8_job *job, int across) {
+    b->length = (job->width + across - 1) / across;
+    for (int part = 0; part < across; part++) {
+        const int first = part * b->length, most = job->width - b->length, x = first < most ? first : most;
+        b->in[part] = x * job->in_step, b->out[part] = x * job->out_step, b->residual[part] = x * job->residual_step;
+    }
+}
+
+/* Outputs see the same columns: 3 pixels side by side or, with stride 2, one or two of them. */
+INLINE int walks(const dn_dwconv_s8_job *job) {
+    return job->kernel_w == 3 && (job->in_tap == job->in_step || 2 * job->in_tap == job->in_step) && job->kh_end - job->kh_begin <= WALK_ROWS;
 }
 
 AVX512 static void prepare(block *b, const dn_dwconv_s8_job *job, int channel, int across) {
     const dn_epilogue *e = &job->epilogue;
-    const ptrdiff_t panel = (ptrdiff_t)job->kernel_h * job->kernel_w * 16;
-    const int8_t *weights = job->weights + channel / 16 * panel;
-    const __m512i view_add = _mm512_set1_epi8(job->view_add), view_mask = _mm512_set1_epi8(job->view_mask);
+    const ptrdiff_t size = (ptrdiff_t)job->kernel_h * job->kernel_w * 16;
+    const int8_t *weights = job->weights + channel / 16 * size;
     const int left = job->channels - channel, n = left < LANES / across ? left : LANES / across;
+    ptrdiff_t panels[4];
+    place_panels(panels, size, n, across);
     b->quads = 0;
     for (int first = job->kh_begin; first < job->kh_end; first += 4)
         for (int kw = 0; kw < job->kernel_w; kw++, b->quads++) {
             __m512i rows[4];
-            for (int i = 0; i < 4; i++) {
-                const int kh = first + i < job->kh_end ? first + i : first;
-                b->taps[b->quads][i] = kh * job->in_row + kw * job->in_tap;
-                rows[i] = _mm512_and_si512(_mm512_adds_epi8(load_weights(weights + (kh * job->kernel_w + kw) * 16, panel, n, across), view_add), view_mask);
-                if (first + i >= job->kh_end) rows[i] = _mm512_setzero_si512();
+            UNROLL for (int i = 0; i < 4; i++) {
+                b->taps[b->quads][i] = (first + i < job->kh_end ? first + i : first) * job->in_row + kw * job->in_tap;
+                rows[i] = load_weights(job, weights, first + i, kw, panels);
             }
             interleave(rows, b->weights[b->quads]);
         }
-    for (int s = 0; s < 4; s++) b->scale[s] = load_table(e->scale + channel, s, n, across), b->bias[s] = load_table(e->bias + channel, s, n, across);
+    place_panels(panels, 16 * sizeof(float), n, across);
+    for (int s = 0; s < 4; s++) {
+        b->scale[s] = _mm512_castsi512_ps(load_lanes((const uint8_t *)(e->scale + channel + 4 * s), panels));
+        b->bias[s] = _mm512_castsi512_ps(load_lanes((const uint8_t *)(e->bias + channel + 4 * s), panels));
+    }
     b->residual_scale = _mm512_set1_ps(e->residual_scale), b->lo = _mm512_set1_ps(e->lo), b->hi = _mm512_set1_ps(e->hi);
     b->out_scale = _mm512_set1_ps(e->out_scale), b->out_zero = _mm512_set1_ps(e->out_zero);
     b->most = _mm512_set1_epi8((char)(e->flags & DN_EPI_BOUNDED ? (int)e->hi : 0));
     b->read = ~(__mmask64)0 >> (LANES - (n + 3) / 4 * 4);
     b->written = ~(__mmask64)0 >> (LANES - n);
+    place_parts(b, job, across);
 }
 
 INLINE __m512 hardswish(__m512 v, const block *b) {
@@ -95,134 +136,195 @@ INLINE __m512 hardswish(__m512 v, const block *b) {
     return _mm512_fmadd_ps(_mm512_mul_ps(v, t), b->out_scale, b->out_zero);
 }
 
-/* 64 bytes of as many pixels as a vector holds; `step` elements from one to the next. */
-INLINE __m512i load_bytes(const uint8_t *p, ptrdiff_t step, __mmask64 mask, form f) {
+/* 64 bytes of as many pixels as a vector holds. */
+INLINE __m512i load_bytes(const uint8_t *p, const ptrdiff_t at[4], __mmask64 mask, form f) {
     if (f.masked) return _mm512_maskz_loadu_epi8(mask, p);
     if (f.across == 1) return _mm512_loadu_si512(p);
-    if (f.across == 2) return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p)), _mm256_loadu_si256((const __m256i *)(p + step)), 1);
-    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)p));
-    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p + step)), 1);
-    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p + 2 * step)), 2);
-    return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p + 3 * step)), 3);
+    if (f.across == 2) return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p)), _mm256_loadu_si256((const __m256i *)(p + at[1])), 1);
+    return load_lanes(p, at);
 }
 
-INLINE void store_bytes(uint8_t *p, ptrdiff_t step, __m512i v, __mmask64 mask, form f) {
+INLINE void store_bytes(uint8_t *p, const ptrdiff_t at[4], __m512i v, __mmask64 mask, form f) {
     if (f.masked) _mm512_mask_storeu_epi8(p, mask, v);
     else if (f.across == 1) _mm512_storeu_si512(p, v);
     else if (f.across == 2) {
         _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(v));
-        _mm256_storeu_si256((__m256i *)(p + step), _mm512_extracti64x4_epi64(v, 1));
+        _mm256_storeu_si256((__m256i *)(p + at[1]), _mm512_extracti64x4_epi64(v, 1));
     } else {
         _mm_storeu_si128((__m128i *)p, _mm512_castsi512_si128(v));
-        _mm_storeu_si128((__m128i *)(p + step), _mm512_extracti32x4_epi32(v, 1));
-        _mm_storeu_si128((__m128i *)(p + 2 * step), _mm512_extracti32x4_epi32(v, 2));
-        _mm_storeu_si128((__m128i *)(p + 3 * step), _mm512_extracti32x4_epi32(v, 3));
+        _mm_storeu_si128((__m128i *)(p + at[1]), _mm512_extracti32x4_epi32(v, 1));
+        _mm_storeu_si128((__m128i *)(p + at[2]), _mm512_extracti32x4_epi32(v, 2));
+        _mm_storeu_si128((__m128i *)(p + at[3]), _mm512_extracti32x4_epi32(v, 3));
     }
 }
 
-INLINE void store(const dn_dwconv_s8_job *job, const block *b, const __m512i q[4], int x, int channel, int apart, form f, int bounded) {
-    __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
-    if (bounded) bytes = _mm512_min_epu8(bytes, b->most);
-    store_bytes(job->output + x * job->out_step + channel, apart * job->out_step, bytes, b->written, f);
-}
+INLINE __m512i pack(const __m512i q[4]) { return _mm512_packus_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3])); }
 
-/* Sums to bytes: pixel x, and of a vector of several those `apart` pixels on. The rarer endings. */
-INLINE void finish_rare(const dn_dwconv_s8_job *job, const block *b, const __m512i acc[4], int x, int channel, int apart, form f) {
+/* Sums to the bytes of pixel x. The rarer endings. */
+INLINE void finish_rare(const dn_dwconv_s8_job *job, const block *b, const __m512i acc[4], const row *r, int x, form f) {
     const uint32_t flags = job->epilogue.flags;
     const __m512i none = _mm512_setzero_si512();
-    __m512i residual[4], q[4];
+    __m512i added[4], q[4];
     if (flags & DN_EPI_RESIDUAL) {
-        const __m512i bytes[4] = {load_bytes(job->residual + x * job->residual_step + channel, apart * job->residual_step, b->written, f), none, none, none};
-        interleave(bytes, residual);
+        const __m512i bytes[4] = {load_bytes(r->residual + x * job->residual_step, b->residual, b->written, f), none, none, none};
+        interleave(bytes, added);
     }
     UNROLL for (int s = 0; s < 4; s++) {
         __m512 v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[s]), b->scale[s], b->bias[s]);
-        if (flags & DN_EPI_RESIDUAL) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(residual[s]), b->residual_scale, v);
+        if (flags & DN_EPI_RESIDUAL) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(added[s]), b->residual_scale, v);
         if (flags & DN_EPI_HARDSWISH) v = hardswish(v, b);
         q[s] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(v, b->lo), b->hi));
     }
-    store(job, b, q, x, channel, apart, f, 0);
+    store_bytes(r->output + x * job->out_step, b->out, pack(q), b->written, f);
 }
 
 /* Bounded bytes without a residual. */
-INLINE void finish(const dn_dwconv_s8_job *job, const block *b, const __m512i acc[4], int x, int channel, int apart, form f) {
+INLINE void finish(const block *b, const __m512i acc[4], uint8_t *output, form f) {
     __m512i q[4];
     UNROLL for (int s = 0; s < 4; s++) q[s] = _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[s]), b->scale[s], b->bias[s]));
-    store(job, b, q, x, channel, apart, f, 1);
+    store_bytes(output, b->out, _mm512_min_epu8(pack(q), b->most), b->written, f);
 }
 
-INLINE void load_column(const block *b, const uint8_t *p, ptrdiff_t step, int quad, __m512i a[4], form f) {
-    __m512i rows[4];
-    UNROLL for (int i = 0; i < 4; i++) rows[i] = load_bytes(p + b->taps[quad][i], step, b->read, f);
-    interleave(rows, a);
+/* Pixel x of r. */
+INLINE void finish_at(const dn_dwconv_s8_job *job, const block *b, const __m512i acc[4], const row *r, int x, int bounded, form f) {
+    if (bounded) finish(b, acc, r->output + x * job->out_step, f);
+    else finish_rare(job, b, acc, r, x, f);
 }
 
-/* One pixel, or neighbours as a vector holds them, any window. */
-INLINE void pixel(const dn_dwconv_s8_job *job, const block *b, int x, int channel, int quads, form f) {
-    __m512i acc[4], a[4];
+/* ---- any window: one pixel, or one of each part, at a time ---- */
+
+INLINE void pixel(const dn_dwconv_s8_job *job, const block *b, const row *r, int x, int quads, int bounded, form f) {
+    __m512i acc[4], rows[4], a[4];
     for (int s = 0; s < 4; s++) acc[s] = _mm512_setzero_si512();
     for (int k = 0; k < quads; k++) {
-        load_column(b, job->input + x * job->in_step + channel, job->in_step, k, a, f);
+        UNROLL for (int i = 0; i < 4; i++) rows[i] = load_bytes(r->input + x * job->in_step + b->taps[k][i], b->in, b->read, f);
+        interleave(rows, a);
         UNROLL for (int s = 0; s < 4; s++) acc[s] = dot4(acc[s], a[s], b->weights[k][s]);
     }
-    if (job->epilogue.flags == DN_EPI_BOUNDED) finish(job, b, acc, x, channel, 1, f);
-    else finish_rare(job, b, acc, x, channel, 1, f);
+    finish_at(job, b, acc, r, x, bounded, f);
 }
 
-/* 4 pixels of a 3-wide window of at most 4 rows whose columns are the pixels: 6 columns in place of 12. In a vector of several the next 4, and so on. */
-INLINE void pixels3(const dn_dwconv_s8_job *job, const block *b, int x, int channel, form f) {
-    __m512i acc[PIXELS][4], a[4];
-    UNROLL for (int i = 0; i < PIXELS; i++) UNROLL for (int s = 0; s < 4; s++) acc[i][s] = _mm512_setzero_si512();
-    UNROLL for (int column = 0; column < PIXELS + 2; column++) {
-        load_column(b, job->input + (x + column) * job->in_step + channel, PIXELS * job->in_step, 0, a, f);
-        UNROLL for (int i = 0; i < PIXELS; i++) {
-            const int kw = column - i;
-            if (kw < 0 || kw > 2) continue;
-            UNROLL for (int s = 0; s < 4; s++) acc[i][s] = dot4(acc[i][s], a[s], b->weights[kw][s]);
-        }
+/* ---- 3-wide windows of at most 3 rows ---- */
+
+/* Weights of the window's columns, and where its rows are. */
+typedef struct window {
+    __m512i weights[3][4];
+    ptrdiff_t rows[WALK_ROWS];
+} window;
+
+/* Adds half a column to an output, of whose window it is column kw; kw 0 begins one. */
+INLINE void add_column(__m512i acc[4], const window *w, const __m512i a[2], int half, int kw) {
+    UNROLL for (int i = 0; i < 2; i++) {
+        const int s = 2 * half + i;
+        acc[s] = kw ? dot4(acc[s], a[i], w->weights[kw][s]) : first_dot4(a[i], w->weights[kw][s]);
     }
-    if (job->epilogue.flags == DN_EPI_BOUNDED) UNROLL for (int i = 0; i < PIXELS; i++) finish(job, b, acc[i], x + i, channel, PIXELS, f);
+}
+
+/* Column c of the walk, to the outputs whose third, second and first column it is; NULL where there is none. */
+INLINE void column(const dn_dwconv_s8_job *job, const block *b, const window *w, const row *r, int c, __m512i third[4], __m512i second[4], __m512i first[4], form f) {
+    const uint8_t *p = r->input + c * job->in_tap;
+    __m512i in[4], a[2];
+    UNROLL for (int i = 0; i < WALK_ROWS; i++) in[i] = load_bytes(p + w->rows[i], b->in, b->read, f);
+    in[3] = in[2]; /* its weights are 0 */
+    UNROLL for (int half = 0; half < 2; half++) {
+        interleave_half(in, half, a);
+        if (third) add_column(third, w, a, half, 2);
+        if (second) add_column(second, w, a, half, 1);
+        if (first) add_column(first, w, a, half, 0);
+    }
+}
+
+/* Pixel x is done with column x + 2, which is the second of the next pixel and the first of the one after. */
+INLINE void step_1(const dn_dwconv_s8_job *job, const block *b, const window *w, const row *r, int x, __m512i done[4], __m512i second[4], __m512i first[4], int bounded, form f) {
+    column(job, b, w, r, x + 2, done, second, first, f);
+    finish_at(job, b, done, r, x, bounded, f);
+}
+
+INLINE void walk_1(const dn_dwconv_s8_job *job, const block *b, const window *w, const row *r, int bounded, form f) {
+    __m512i p[4], q[4], t[4];
+    column(job, b, w, r, 0, NULL, NULL, p, f);
+    column(job, b, w, r, 1, NULL, p, q, f);
+    for (int x = 0;;) {
+        step_1(job, b, w, r, x, p, q, t, bounded, f);
+        if (++x == b->length) return;
+        step_1(job, b, w, r, x, q, t, p, bounded, f);
+        if (++x == b->length) return;
+        step_1(job, b, w, r, x, t, p, q, bounded, f);
+        if (++x == b->length) return;
+    }
+}
+
+/* Stride 2: column 2 * x + 2 is the last of pixel x and the first of the next. */
+INLINE void step_2(const dn_dwconv_s8_job *job, const block *b, const window *w, const row *r, int x, __m512i done[4], __m512i first[4], int bounded, form f) {
+    column(job, b, w, r, 2 * x + 1, NULL, done, NULL, f);
+    column(job, b, w, r, 2 * x + 2, done, NULL, first, f);
+    finish_at(job, b, done, r, x, bounded, f);
+}
+
+INLINE void walk_2(const dn_dwconv_s8_job *job, const block *b, const window *w, const row *r, int bounded, form f) {
+    __m512i p[4], q[4];
+    column(job, b, w, r, 0, NULL, NULL, p, f);
+    for (int x = 0;;) {
+        step_2(job, b, w, r, x, p, q, bounded, f);
+        if (++x == b->length) return;
+        step_2(job, b, w, r, x, q, p, bounded, f);
+        if (++x == b->length) return;
+    }
+}
+
+/* ---- blocks of channels ---- */
+
+enum way { PIXELS, STRIDE_1, STRIDE_2 };
+
+INLINE void one_row(const dn_dwconv_s8_job *job, const block *b, const window *w, const row *r, enum way way, int bounded, form f) {
+    if (way == STRIDE_1) walk_1(job, b, w, r, bounded, f);
+    else if (way == STRIDE_2) walk_2(job, b, w, r, bounded, f);
+    else if (b->quads == 3)
+        for (int x = 0; x < b->length; x++) pixel(job, b, r, x, 3, bounded, f);
     else
-        for (int i = 0; i < PIXELS; i++) finish_rare(job, b, acc[i], x + i, channel, PIXELS, f);
+        for (int x = 0; x < b->length; x++) pixel(job, b, r, x, b->quads, bounded, f);
 }
 
-/* The rows of one block; the last pixels of a row are computed with some of those before them again. */
-INLINE void rows_of(const dn_dwconv_s8_job *job, int channel, int shared, form f) {
-    const int pixels = (shared ? PIXELS : 1) * f.across;
+INLINE void rows_of(const dn_dwconv_s8_job *job, int channel, enum way way, form f) {
+    const int bounded = job->epilogue.flags == DN_EPI_BOUNDED;
     block b;
+    window w = {.rows = {0}};
     prepare(&b, job, channel, f.across);
+    if (way != PIXELS) {
+        UNROLL for (int kw = 0; kw < 3; kw++) UNROLL for (int s = 0; s < 4; s++) w.weights[kw][s] = b.weights[kw][s];
+        UNROLL for (int i = 0; i < WALK_ROWS; i++) w.rows[i] = b.taps[0][i];
+    }
     for (int y = 0; y < job->rows; y++) {
-        const dn_dwconv_s8_job row = dn_dwconv_s8_row(job, y);
-        for (int i = 0; i < job->width; i += pixels) {
-            const int x = i + pixels > job->width ? job->width - pixels : i;
-            if (shared) pixels3(&row, &b, x, channel, f);
-            else if (b.quads == 3) pixel(&row, &b, x, channel, 3, f);
-            else pixel(&row, &b, x, channel, b.quads, f);
-        }
+        const row r = {job->input + y * job->in_next + channel, job->residual ? job->residual + y * job->residual_next + channel : NULL, job->output + y * job->out_next + channel};
+        if (bounded) one_row(job, &b, &w, &r, way, 1, f);
+        else one_row(job, &b, &w, &r, way, 0, f);
     }
 }
 
-#define DEFINE(name, across, masked)                                                                                                            \
-    AVX512 static void name(const dn_dwconv_s8_job *job, int channel) { rows_of(job, channel, 0, (form){across, masked}); }                     \
-    AVX512 static void shared_##name(const dn_dwconv_s8_job *job, int channel) { rows_of(job, channel, 1, (form){across, masked}); }
+#define DEFINE(name, across, masked)                                                                                                       \
+    AVX512 static void name(const dn_dwconv_s8_job *job, int channel) { rows_of(job, channel, PIXELS, (form){across, masked}); }            \
+    AVX512 static void name##_1(const dn_dwconv_s8_job *job, int channel) { rows_of(job, channel, STRIDE_1, (form){across, masked}); }      \
+    AVX512 static void name##_2(const dn_dwconv_s8_job *job, int channel) { rows_of(job, channel, STRIDE_2, (form){across, masked}); }
 DEFINE(one, 1, 0)
 DEFINE(two, 2, 0)
 DEFINE(four, 4, 0)
 DEFINE(part, 1, 1)
+
+typedef void block_kernel(const dn_dwconv_s8_job *job, int channel);
+static block_kernel *const kernels[][3] = {{one, one_1, one_2}, {two, two_1, two_2}, {four, four_1, four_2}, {part, part_1, part_2}};
 
 AVX512 static void run(const dn_dwconv_s8_job *job) {
     if ((job->kh_end - job->kh_begin + 3) / 4 * job->kernel_w > MAX_QUADS) {
         dn_dwconv_s8_ref.run(job);
         return;
     }
-    const int shared = job->kernel_w == 3 && job->in_tap == job->in_step && job->kh_end - job->kh_begin <= 4 && job->width >= PIXELS;
-    const int most = job->width / (shared ? PIXELS : 1); /* pixels, or groups of them, that a row has side by side */
+    const enum way way = !walks(job) ? PIXELS : job->in_tap == job->in_step ? STRIDE_1 : STRIDE_2;
     for (int channel = 0; channel < job->channels;) {
         const int left = job->channels - channel;
-        if (left >= LANES) (shared ? shared_one : one)(job, channel), channel += LANES;
-        else if (left >= LANES / 2 && left <= LANES / 2 + 16 && most >= 2) (shared ? shared_two : two)(job, channel), channel += LANES / 2;
-        else if (left == LANES / 4 && most >= 4) (shared ? shared_four : four)(job, channel), channel += LANES / 4;
-        else (shared ? shared_part : part)(job, channel), channel += LANES;
+        if (left >= LANES) kernels[0][way](job, channel), channel += LANES;
+        else if (left >= LANES / 2 && left <= LANES / 2 + 16 && job->width >= 2) kernels[1][way](job, channel), channel += LANES / 2;
+        else if (left == LANES / 4 && job->width >= 4) kernels[2][way](job, channel), channel += LANES / 4;
+        else kernels[3][way](job, channel), channel += LANES;
     }
 }
 

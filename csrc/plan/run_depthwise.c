@@ -84,10 +84,10 @@ static void run_band(const rows *r, const band *b) {
         }
 }
 
-/* A kernel prepares the weights of 16 channels once per call; more rows than a near cache holds would come back for the next 16. */
-enum { NEAR = 1 << 15 };
+/* A kernel prepares the weights of a block of channels once per call and comes back to the rows for the next block: they should still be in a second-level cache. */
+enum { KEPT = 1 << 17 };
 static int32_t rows_together(const dn_step *step) {
-    int32_t fit = NEAR / (step->in.row * step->in.size);
+    int32_t fit = KEPT / (step->in.row * step->in.size);
     return fit < 1 ? 1 : fit;
 }
 
