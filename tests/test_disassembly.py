@@ -26,7 +26,7 @@ import pytest
 KERNELS = {
     "conv_s8_avx2": ("vpmaddwd", 17),
     "conv_s8_avxvnni": ("vpdpbusd", 12),
-    "conv_s8_avx512": ("vpdpbusd", 92),
+    "conv_s8_avx512": ("vpdpbusd", 96),
     "wino_s8_avx2": ("vpmaddwd", 6),
     "linear_s8_avx2": ("vpmaddubsw", 4),
     "linear_s8_avxvnni": ("vpdpbusd", 4),

@@ -42,6 +42,15 @@ INLINE void dots(__m512i *c, const uint8_t *p, const __m512i *b, int nr) {
                 : "m"(*four), "v"(b[0]), "v"(b[1]), "v"(b[2]), "v"(b[3]));
 }
 
+/* The same for 4 panels where the last one's weights, at `last`, have no register. */
+INLINE void dots_tight(__m512i *c, const uint8_t *p, const __m512i *b, const int8_t *last) {
+    __m512i a;
+    const uint8_t(*four)[4] = (const uint8_t(*)[4])p;
+    __asm__("vpbroadcastd %5,%4\n\tvpdpbusd %6,%4,%0\n\tvpdpbusd %7,%4,%1\n\tvpdpbusd %8,%4,%2\n\tvpdpbusd %9,%4,%3"
+            : "+&v"(c[0]), "+&v"(c[1]), "+&v"(c[2]), "+&v"(c[3]), "=&v"(a)
+            : "m"(*four), "v"(b[0]), "v"(b[1]), "v"(b[2]), "m"(*(const int8_t(*)[64])last));
+}
+
 /* c[u - k] += 4 channels at p times b[k], for k = 0, 1, 2 as far as there are sums, `count`. */
 INLINE void spread(__m512i c[MAX_MR][MAX_NR], int u, int count, const uint8_t *p, const __m512i b[3]) {
     __m512i a;
@@ -183,6 +192,7 @@ INLINE void tile(const dn_conv_s8_job *job, int mr, int nr, int steps, int form,
     if (form == DN_FORM_ROW && !in_step) __asm__("" : "+r"(step3), "+r"(step5), "+r"(step7)); /* else they are recomputed in the loop */
     const int8_t *const weights = job->weights;
     const uint8_t *const input = job->input;
+    const int full = mr * nr + nr > 31, loaded = full ? nr - 1 : nr; /* full: sums, weights and an activation are more than 32 registers */
     const int tight = mr > 1; /* the two are added from memory, because their registers are wanted */
     const int32_t *offset = job->in_offset;
     ptrdiff_t kept[MAX_KEPT];
@@ -203,13 +213,16 @@ INLINE void tile(const dn_conv_s8_job *job, int mr, int nr, int steps, int form,
             if (!in_step) __asm__("" : "+r"(row));
             if (form == DN_FORM_ROW && !in_step && mr > 8) __asm__("" : "+r"(row8));
             if (form == DN_FORM_POINTER && mr > MAX_KEPT) __asm__("" : "+r"(offset));
-            UNROLL for (int j = 0; j < nr; j++) {
+            const int8_t *const last = w + panel3 + 64 * k;
+            UNROLL for (int j = 0; j < loaded; j++) {
                 b[j] = _mm512_loadu_si512(w + (j == 3 ? panel3 : j * panel) + 64 * k);
                 if (view) b[j] = mr * nr > MAX_VIEWED ? through_view(b[j], job) : _mm512_and_si512(_mm512_adds_epi8(b[j], view_add), view_mask);
             }
             UNROLL for (int i = 0; i < mr; i++) {
                 const ptrdiff_t from_row = form == DN_FORM_POINTER ? (i < MAX_KEPT ? kept[i] : offset[i]) : in_step ? i * in_step : row_offset(i & 7, step, step3, step5, step7);
-                dots(c[i], (form == DN_FORM_POINTER || in_step || i < 8 ? row : row8) + from_row, b, nr);
+                const uint8_t *const p = (form == DN_FORM_POINTER || in_step || i < 8 ? row : row8) + from_row;
+                if (full) dots_tight(c[i], p, b, last);
+                else dots(c[i], p, b, nr);
             }
         }
     }
@@ -243,6 +256,19 @@ INLINE void tile_3(const dn_conv_s8_job *job, int quads, int view) {
     end_tile(job, c, MR, 1, DN_FORM_ROW, view);
 }
 
+/* The seventh pixel alone. */
+static dn_conv_s8_job seventh(const dn_conv_s8_job *job, int form) {
+    dn_conv_s8_job rest = *job;
+    if (form == DN_FORM_POINTER) {
+        rest.in_offset += 6, rest.out_offset += 6, rest.residual_offset += 6;
+        return rest;
+    }
+    rest.input += 6 * job->in_step;
+    rest.output = (uint8_t *)job->output + 6 * job->out_step * (ptrdiff_t)(job->epilogue.flags & (DN_CONV_F32_OUT | DN_CONV_ACCUMULATE) ? sizeof(float) : 1);
+    if (rest.residual) rest.residual += 6 * job->residual_step;
+    return rest;
+}
+
 #define LIST(X) \
     X(16, 1, 1) X(16, 1, 4) X(8, 2, 1) X(8, 2, 4) X(8, 3, 1) X(8, 3, 4) X(6, 4, 1) X(6, 4, 4) X(14, 2, 1) X(14, 2, 4) X(1, 1, 1) X(1, 1, 4) X(1, 2, 1) X(1, 2, 4) X(1, 3, 1) X(1, 3, 4) \
     X(1, 4, 1) X(1, 4, 4)
@@ -253,6 +279,18 @@ INLINE void tile_3(const dn_conv_s8_job *job, int quads, int view) {
     AVX512 static void row_view_##mr##x##nr##_##steps(const dn_conv_s8_job *job) { tile(job, mr, nr, steps, DN_FORM_ROW, 0, 1); }                 \
     AVX512 static void pointer_##mr##x##nr##_##steps(const dn_conv_s8_job *job) { tile(job, mr, nr, steps, DN_FORM_POINTER, 0, 0); }              \
     AVX512 static void pointer_view_##mr##x##nr##_##steps(const dn_conv_s8_job *job) { tile(job, mr, nr, steps, DN_FORM_POINTER, 0, 1); }
+/* Through the bit view there are no registers for 7 x 64 at all. */
+#define DEFINE_TIGHT(steps)                                                                                                                     \
+    AVX512 static void row_7x4_##steps(const dn_conv_s8_job *job) { tile(job, 7, 4, steps, DN_FORM_ROW, 0, 0); }                                  \
+    AVX512 static void pointer_7x4_##steps(const dn_conv_s8_job *job) { tile(job, 7, 4, steps, DN_FORM_POINTER, 0, 0); }                          \
+    AVX512 static void row_view_7x4_##steps(const dn_conv_s8_job *job) {                                                                         \
+        const dn_conv_s8_job rest = seventh(job, DN_FORM_ROW);                                                                                   \
+        row_view_6x4_##steps(job), row_view_1x4_##steps(&rest);                                                                                  \
+    }                                                                                                                                            \
+    AVX512 static void pointer_view_7x4_##steps(const dn_conv_s8_job *job) {                                                                     \
+        const dn_conv_s8_job rest = seventh(job, DN_FORM_POINTER);                                                                               \
+        pointer_view_6x4_##steps(job), pointer_view_1x4_##steps(&rest);                                                                          \
+    }
 #define DEFINE_CONSTANT(steps, stride)                                                                                                            \
     AVX512 static void constant_##stride(const dn_conv_s8_job *job) { tile(job, 16, 1, steps, DN_FORM_ROW, stride, 0); }                          \
     AVX512 static void constant_view_##stride(const dn_conv_s8_job *job) { tile(job, 16, 1, steps, DN_FORM_ROW, stride, 1); }
@@ -260,14 +298,14 @@ INLINE void tile_3(const dn_conv_s8_job *job, int quads, int view) {
 #define DEFINE_THREE(quads)                                                               \
     AVX512 static void three_##quads(const dn_conv_s8_job *job) { tile_3(job, quads, 0); } \
     AVX512 static void three_view_##quads(const dn_conv_s8_job *job) { tile_3(job, quads, 1); }
-LIST(DEFINE) CONSTANT(DEFINE_CONSTANT) THREE(DEFINE_THREE)
+LIST(DEFINE) DEFINE_TIGHT(1) DEFINE_TIGHT(4) CONSTANT(DEFINE_CONSTANT) THREE(DEFINE_THREE)
 
 #define LINE(mr, nr, steps)                                                                                    \
     {row_##mr##x##nr##_##steps, row_view_##mr##x##nr##_##steps, mr, nr, steps, DN_FORM_ROW, 0},                \
     {pointer_##mr##x##nr##_##steps, pointer_view_##mr##x##nr##_##steps, mr, nr, steps, DN_FORM_POINTER, 0},
 #define LINE_CONSTANT(steps, stride) {constant_##stride, constant_view_##stride, 16, 1, steps, DN_FORM_ROW, stride},
 #define LINE_THREE(quads) {three_##quads, three_view_##quads, 16, 1, 3 * quads, DN_FORM_ROW, 4 * quads},
-static const dn_conv_s8_variant variants[] = {THREE(LINE_THREE) CONSTANT(LINE_CONSTANT) LIST(LINE)};
+static const dn_conv_s8_variant variants[] = {THREE(LINE_THREE) CONSTANT(LINE_CONSTANT) LIST(LINE) LINE(7, 4, 1) LINE(7, 4, 4)};
 
 const dn_conv_s8 dn_conv_s8_avx512 = {.isa = "avx512", .variants = variants, .variant_count = sizeof variants / sizeof *variants};
 

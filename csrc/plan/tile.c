@@ -60,6 +60,7 @@ static float estimate(const tile *t, const shape *s, const cost *c) {
     float tiles = t->form == DN_FORM_ROW ? (float)s->height * (float)((s->width + t->mr - 1) / t->mr) : (float)((s->height * s->width + t->mr - 1) / t->mr);
     float step = c->product * (float)(t->mr * t->nr) + c->pixel * (float)t->mr + c->panel * (float)t->nr;
     step = fmaxf(step, c->load * (float)(t->mr + t->nr + (t->form == DN_FORM_POINTER && t->mr > 8 ? t->mr - 8 : 0)));
+    if (t->mr * t->nr + t->nr > 31) step += c->panel * (float)t->mr; /* the last panel's weights have no register and are loaded for every pixel */
     step += 2.0f / (float)t->steps; /* the list's own loop */
     if (t->in_step) step *= 0.9f;   /* addresses known at compile time */
     if (t->form == DN_FORM_POINTER) step *= 1.05f;
