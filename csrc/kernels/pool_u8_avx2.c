@@ -15,15 +15,22 @@ AVX2_INLINE void max16(const dn_window *window, uint8_t *out, int channel, int n
     store_bytes(out + channel, best, n);
 }
 
+/* 32 channels times `vectors`, side by side. */
+AVX2_INLINE void max32(const dn_window *window, uint8_t *out, int channel, int vectors) {
+    __m256i best[2];
+    for (int i = 0; i < vectors; i++) best[i] = _mm256_setzero_si256();
+    for (int row = 0; row < window->rows; row++) {
+        const uint8_t *p = pixel_at(window, row, 0, channel);
+        for (int column = 0; column < window->columns; column++, p += window->in_tap)
+            for (int i = 0; i < vectors; i++) best[i] = _mm256_max_epu8(best[i], _mm256_loadu_si256((const __m256i *)(p + 32 * i)));
+    }
+    for (int i = 0; i < vectors; i++) _mm256_storeu_si256((__m256i *)(out + channel + 32 * i), best[i]);
+}
+
 AVX2 static void max(const dn_window *window, uint8_t *out) {
     int c = 0;
-    for (; c + 32 <= window->channels; c += 32) {
-        __m256i best = _mm256_setzero_si256();
-        for (int row = 0; row < window->rows; row++)
-            for (int column = 0; column < window->columns; column++)
-                best = _mm256_max_epu8(best, _mm256_loadu_si256((const __m256i *)pixel_at(window, row, column, c)));
-        _mm256_storeu_si256((__m256i *)(out + c), best);
-    }
+    for (; c + 64 <= window->channels; c += 64) max32(window, out, c, 2);
+    for (; c + 32 <= window->channels; c += 32) max32(window, out, c, 1);
     for (; c + 16 <= window->channels; c += 16) max16(window, out, c, 16);
     if (c < window->channels) max16(window, out, c, window->channels - c);
 }
