@@ -37,6 +37,7 @@ KERNELS = {
     "product_f32_avx512": ("vfmadd231ps", 8),
     "conv_bf16_avx2": ("vfmadd231ps", 7),
     "conv_bf16_avx512": ("vfmadd231ps", 13),
+    "conv_bf16_avx512bf16": ("vdpbf16ps", 20),
 }
 VECTOR = re.compile(r"%[xyz]mm\d")
 LISTING = """

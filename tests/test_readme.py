@@ -60,9 +60,9 @@ def test_the_support_matrix_is_that_of_the_kernel_list():
     lines = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
     columns = [("s8", i) for i in ("ref", "avx2", "avxvnni", "avx512", "neon", "neondot")]
     columns += [("f32", i) for i in ("ref", "avx2", "avx512", "neon")]
-    columns += [("bf16", i) for i in ("ref", "avx2", "avx512")]
+    columns += [("bf16", i) for i in ("ref", "avx2", "avx512", "avx512bf16")]
     for word, (integer, real) in SLOTS.items():
-        (row,) = [cells for cells in lines if len(cells) == 14 and cells[0].startswith(word)]
+        (row,) = [cells for cells in lines if len(cells) == 15 and cells[0].startswith(word)]
         for (kind, isa), cell in zip(columns, row[1:], strict=True):
             slot = integer if kind == "s8" else real.replace("f32", kind)
             assert (cell == "✓") == ((slot, isa) in kernels), (row[0], kind, isa)

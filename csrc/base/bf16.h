@@ -12,22 +12,15 @@ static inline float dn_bf16_widen(uint16_t x) {
     return value;
 }
 
-/* To nearest, ties to even; what is too large becomes infinite, a NaN stays one. */
+/* To nearest, ties to even; what is too large becomes infinite, a NaN stays one. In a form that compilers turn into vectors. */
 static inline uint16_t dn_bf16_round(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    if (value != value) return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    bits = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+    return (uint16_t)(bits >> 16);
 }
 
-/* The same, widened again, in a form that compilers turn into vectors. */
-static inline float dn_bf16_nearest(float value) {
-    uint32_t bits, kept;
-    memcpy(&bits, &value, sizeof bits);
-    kept = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
-    kept &= 0xffff0000;
-    memcpy(&value, &kept, sizeof value);
-    return value;
-}
+/* The same, widened again. */
+static inline float dn_bf16_nearest(float value) { return dn_bf16_widen(dn_bf16_round(value)); }
 
 #endif

@@ -46,7 +46,8 @@ PROBE(dot_bf16_512, float, 64, "avx512f", "v", DOT_BF16)
 static const family families[] = {
     {"s8", "avx2", DN_CPU_AVX2, {madd_256, PRODUCTS * 16}},     {"s8", "avxvnni", DN_CPU_AVXVNNI, {dot_256, PRODUCTS * 32}},
     {"s8", "avx512", DN_CPU_AVX512VNNI, {dot_512, PRODUCTS * 64}}, {"f32", "avx2", DN_CPU_AVX2, {fma_256, PRODUCTS * 8}},
-    {"f32", "avx512", DN_CPU_AVX512, {fma_512, PRODUCTS * 16}}, {"bf16", "avx512", DN_CPU_AVX512BF16, {dot_bf16_512, PRODUCTS * 32}},
+    {"f32", "avx512", DN_CPU_AVX512, {fma_512, PRODUCTS * 16}}, {"bf16", "avx2", DN_CPU_AVX2, {fma_256, PRODUCTS * 8}},
+    {"bf16", "avx512", DN_CPU_AVX512, {fma_512, PRODUCTS * 16}}, {"bf16", "avx512bf16", DN_CPU_AVX512BF16, {dot_bf16_512, PRODUCTS * 32}},
 };
 #elif defined(__aarch64__)
 #define FMLA(n) "fmla %" n ".4s, %13.4s, %14.4s\n\t"

@@ -21,8 +21,7 @@ VEC_INLINE void single(const dn_conv_f32_job *job, const int vectors) {
 #pragma GCC unroll 8
             for (int j = 0; j < vectors; j++) {
                 elem_pairs weights = elem_load_pairs(w[j / VECS] + j % VECS * 2 * VEC);
-                vec_sum(&acc[0][j], first, elem_first(weights));
-                vec_sum(&acc[0][j], second, elem_second(weights));
+                elem_sum_pair(&acc[0][j], first, elem_first(weights), second, elem_second(weights));
             }
 #pragma GCC unroll 4
             for (int p = 0; p < nr; p++) w[p] += 32;

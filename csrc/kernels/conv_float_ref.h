@@ -5,7 +5,8 @@ static float dot(const dn_conv_f32_job *job, ptrdiff_t pixel, size_t panel, int 
     float acc = 0;
     for (size_t r = 0; r < job->run_count; r++) {
         ptrdiff_t x = pixel + job->runs[r].input, w = (ptrdiff_t)(panel * job->panel_stride) + job->runs[r].weight;
-        for (int32_t c = 0; c < job->runs[r].count; c++) {
+        for (int32_t k = 0; k < job->runs[r].count; k++) {
+            const int32_t c = channel_at(k, job->runs[r].count);
             if (floats) acc = fmaf(((const float *)job->input)[x + c], ((const float *)job->weights)[w + c * 16 + output], acc);
             else acc = fmaf(widen_one(((const elem *)job->input)[x + c]), widen_one(((const elem *)job->weights)[w + weight_place(c, output)]), acc);
         }

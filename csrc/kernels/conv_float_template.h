@@ -1,6 +1,6 @@
 /* conv_float_template.h - float convolution tiles of one ISA; needs its vectors (vec_*.h) and elements (elem_*.h), which are what outputs and residuals are made of.
  *
- * Every sum starts at 0 and takes one fma per product, entries in order, channels in order: any tile of any ISA gives the bits of `ref`, only the payload of a NaN is open.
+ * Every sum starts at 0 and takes one fma per product, entries in order, channels in order, but of bfloat16 the second of two before the first: any tile of any ISA gives the bits of `ref`, only the payload of a NaN is open.
  * The sums stay in registers over the whole list: mr * vectors of them, the weights of one channel and one activation must fit. */
 #include "kernels/epilogue_float_template.h"
 #include "kernels/float_sums_template.h"
@@ -83,7 +83,7 @@ VEC_INLINE void tile(const dn_conv_f32_job *job, const int mr, const int vectors
 #pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) acc[i][j] = vec_zero();
     }
-    sum_runs(acc, base, job->runs, job->run_count, (const float *)job->weights, job->panel_stride, mr, vectors);
+    sum_runs(acc, base, job->runs, job->run_count, (const float *)job->weights, job->panel_stride, mr, vectors, !FLOATS);
     finish_tile(job, acc, mr, vectors, pointer);
 }
 

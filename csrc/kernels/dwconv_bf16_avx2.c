@@ -1,4 +1,4 @@
-/* dwconv_bf16_avx2.c - depthwise convolution, one row in bfloat16 for AVX2 with FMA. */
+/* dwconv_bf16_avx2.c - depthwise convolution in bfloat16 for AVX2 with FMA. */
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-/* dwconv_bf16_avx512.c - depthwise convolution, one row in bfloat16 for AVX-512. */
+/* dwconv_bf16_avx512.c - depthwise convolution in bfloat16 for AVX-512. */
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-/* dwconv_bf16_ref.c - depthwise convolution, one row in bfloat16: the definition. */
+/* dwconv_bf16_ref.c - depthwise convolution in bfloat16: the definition. */
 #include "kernels/elem_bf16_ref.h"
 #include "kernels/dwconv_float_ref.h"
 

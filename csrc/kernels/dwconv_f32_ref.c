@@ -1,4 +1,4 @@
-/* dwconv_f32_ref.c - depthwise convolution, one row in float: the definition. */
+/* dwconv_f32_ref.c - depthwise convolution in float: the definition. */
 #include "kernels/elem_f32_ref.h"
 #include "kernels/dwconv_float_ref.h"
 

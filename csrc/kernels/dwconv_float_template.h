@@ -1,6 +1,7 @@
 /* dwconv_float_template.h - rows of a float depthwise convolution for one ISA; needs its vectors (vec_*.h) and elements (elem_*.h).
  *
- * Every sum starts at 0 and takes one fma per tap in the window's order: the bits of `ref`, only the payload of a NaN is open. Four pixels share each weight; what is left of the
+ * Every sum starts at 0 and takes one fma per tap in the window's order, but of bfloat16 two rows at a time, the second's tap first: the bits of `ref`, only the payload of a NaN is
+ * open. Four pixels share each weight; what is left of the
  * row is done by twos and ones. */
 #include "kernels/epilogue_float_template.h"
 
@@ -30,36 +31,49 @@ static __attribute__((noinline)) VEC_TARGET void finish_any(const dn_dwconv_f32_
         }
 }
 
-/* One row of the window, any width and strides. */
-VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *job, const elem *x, const elem *w, vec_mask mask, const int pixels, const int vectors, const bool whole) {
-    ptrdiff_t step = job->in_step, tap = job->in_tap;
+/* One row of the window or two, any width and strides. */
+VEC_INLINE void taps(vec acc[MAX_PIXELS][MAX_VECTORS], const dn_dwconv_f32_job *job, const elem *x, const elem *w, vec_mask mask, const int pixels, const int vectors, const bool whole,
+                     const int rows) {
+    ptrdiff_t step = job->in_step, tap = job->in_tap, in_row = job->in_row, w_row = (ptrdiff_t)job->kernel_w * 16;
     for (int32_t kw = job->kernel_w; kw > 0; kw--, x += tap, w += 16)
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
             __asm__("" : "+r"(x), "+r"(w)); /* or gcc keeps what it loaded for the first vector, and runs out of registers */
-            vec weight = load_part(w, j, vec_first(VEC), vectors, whole || vectors == 1);
+#pragma GCC unroll 2
+            for (int r = rows - 1; r >= 0; r--) {
+                vec weight = load_part(w + r * w_row, j, vec_first(VEC), vectors, whole || vectors == 1);
 #pragma GCC unroll 4
-            for (int i = 0; i < pixels; i++) vec_sum(&acc[i][j], load_part(x + i * step, j, mask, vectors, whole), weight);
+                for (int i = 0; i < pixels; i++) vec_sum(&acc[i][j], load_part(x + r * in_row + i * step, j, mask, vectors, whole), weight);
+            }
         }
 }
 
 /* The same where the window is 3 wide and moves by one tap: each input is loaded once for the three pixels that see it. */
-VEC_INLINE void taps_3(vec acc[MAX_PIXELS][MAX_VECTORS], ptrdiff_t tap, const elem *x, const elem *w, const int pixels, const int vectors) {
+VEC_INLINE void taps_3(vec acc[MAX_PIXELS][MAX_VECTORS], ptrdiff_t tap, ptrdiff_t in_row, const elem *x, const elem *w, const int pixels, const int vectors, const int rows) {
 #pragma GCC unroll 4
     for (int j = 0; j < vectors; j++) {
         __asm__("" : "+r"(x), "+r"(w));
-        vec weight[3];
-#pragma GCC unroll 3
-        for (int k = 0; k < 3; k++) weight[k] = load_part(w + 16 * k, j, vec_first(VEC), vectors, true);
+        vec weight[6];
 #pragma GCC unroll 6
-        for (int column = 0; column < pixels + 2; column++) {
-            vec v = load_part(x + column * tap, j, vec_first(VEC), vectors, true);
+        for (int k = 0; k < 3 * rows; k++) weight[k] = load_part(w + 16 * k, j, vec_first(VEC), vectors, true);
+#pragma GCC unroll 6
+        for (int column = 0; column < pixels + 2; column++)
+#pragma GCC unroll 2
+            for (int r = rows - 1; r >= 0; r--) {
+                vec v = load_part(x + r * in_row + column * tap, j, vec_first(VEC), vectors, true);
 #pragma GCC unroll 3
-            for (int k = 0; k < 3; k++)
-                if (column - k >= 0 && column - k < pixels) vec_sum(&acc[column - k][j], v, weight[k]);
-        }
+                for (int k = 0; k < 3; k++)
+                    if (column - k >= 0 && column - k < pixels) vec_sum(&acc[column - k][j], v, weight[3 * r + k]);
+            }
         vec_fence();
     }
+}
+
+/* Calls for what the next output row sees and this one does not, from a far cache: a map's channels are read a line per pixel, which no CPU foresees. x: the window's corner. */
+VEC_INLINE void call_ahead(const dn_dwconv_f32_job *job, const elem *x, const int pixels) {
+    const ptrdiff_t columns = pixels * job->in_step;
+    for (ptrdiff_t row = job->kh_end * job->in_row, end = row + job->in_next; row < end; row += job->in_row)
+        for (ptrdiff_t column = 0; column < columns; column += job->in_tap) __builtin_prefetch(x + row + column, 0, 2);
 }
 
 /* n channels from c on of `pixels` output pixels from p on; pixels, vectors, whole and three are constants wherever this is called. */
@@ -73,9 +87,15 @@ VEC_INLINE void tile(const dn_dwconv_f32_job *job, ptrdiff_t p, int32_t c, int n
     ptrdiff_t in_row = job->in_row, w_row = (ptrdiff_t)job->kernel_w * 16;
     const elem *x = (const elem *)job->input + job->kh_begin * in_row + p * job->in_step + c;
     const elem *w = (const elem *)job->weights + ((ptrdiff_t)(c / 16) * job->kernel_h + job->kh_begin) * w_row + c % 16;
-    for (int32_t rows = job->kh_end - job->kh_begin; rows > 0; rows--, x += in_row, w += w_row) {
-        if (three) taps_3(acc, job->in_tap, x, w, pixels, vectors);
-        else taps(acc, job, x, w, mask, pixels, vectors, whole);
+    if (job->rows > 1) call_ahead(job, x - job->kh_begin * in_row, pixels);
+    int32_t left = job->kh_end - job->kh_begin;
+    for (; !FLOATS && left > 1; left -= 2, x += 2 * in_row, w += 2 * w_row) {
+        if (three) taps_3(acc, job->in_tap, in_row, x, w, pixels, vectors, 2);
+        else taps(acc, job, x, w, mask, pixels, vectors, whole, 2);
+    }
+    for (; left > 0; left--, x += in_row, w += w_row) {
+        if (three) taps_3(acc, job->in_tap, in_row, x, w, pixels, vectors, 1);
+        else taps(acc, job, x, w, mask, pixels, vectors, whole, 1);
     }
     const dn_epilogue *e = &job->epilogue;
     if (whole && !(e->flags & (uint32_t)(DN_EPI_RESIDUAL | DN_EPI_HARDSWISH | (FLOATS ? 0 : DN_CONV_F32_OUT)))) {
@@ -117,9 +137,19 @@ VEC_INLINE void row(const dn_dwconv_f32_job *job, int32_t c, int n, const int ve
     if (p < width) tile(job, p, c, n, 1, vectors, whole, false);
 }
 
-static VEC_TARGET void run(const dn_dwconv_f32_job *job) {
-    int32_t c = 0, channels = job->channels;
-    for (; c + 16 <= channels; c += 16) row(job, c, 16, VECS, true);
-    for (; VECS > 1 && c + VEC <= channels; c += VEC) row(job, c, VEC, 1, true);
-    if (c < channels) row(job, c, channels - c, 1, false);
+VEC_INLINE void every_row(const dn_dwconv_f32_job *job, int32_t c, int n, const int vectors, const bool whole) {
+    dn_dwconv_f32_job at = *job;
+    for (int32_t y = 0; y < job->rows; y++, dn_dwconv_f32_advance(&at, sizeof(elem))) row(&at, c, n, vectors, whole);
 }
+
+/* Channels from c on: all rows of some before the next, so that what they share of the input is still near. */
+static VEC_TARGET void run_from(const dn_dwconv_f32_job *job, int32_t c) {
+    const int32_t channels = job->channels;
+    for (; c + 16 <= channels; c += 16) every_row(job, c, 16, VECS, true);
+    for (; VECS > 1 && c + VEC <= channels; c += VEC) every_row(job, c, VEC, 1, true);
+    if (c < channels) every_row(job, c, channels - c, 1, false);
+}
+
+#ifndef DN_AVX512BF16
+static VEC_TARGET void run(const dn_dwconv_f32_job *job) { run_from(job, 0); }
+#endif

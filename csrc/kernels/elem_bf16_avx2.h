@@ -16,6 +16,11 @@ typedef __m256i elem_pairs; /* VEC times two that stand together */
 VEC_INLINE vec elem_first(elem_pairs pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
 VEC_INLINE vec elem_second(elem_pairs pairs) { return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))); }
 
+/* *sum += a1 * b1, then a0 * b0: one statement, between whose halves gcc 12 would move the sum to another register. */
+VEC_INLINE void elem_sum_pair(vec *sum, vec a0, vec b0, vec a1, vec b1) {
+    __asm__("vfmadd231ps %4, %3, %0\n\tvfmadd231ps %2, %1, %0" : "+&x"(*sum) : "x"(a0), "x"(b0), "x"(a1), "x"(b1));
+}
+
 VEC_INLINE vec elem_widen(__m128i x) { return elem_first(_mm256_cvtepu16_epi32(x)); }
 /* The upper halves are rounded, the lower ones are left to be thrown away. */
 VEC_INLINE __m256i elem_round(vec v) {

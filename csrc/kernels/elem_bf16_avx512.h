@@ -1,6 +1,5 @@
-/* elem_bf16_avx512.h - what the float kernel templates read and write: bfloat16, for AVX-512 without its bfloat16 instructions; see elem_bf16_avx2.h.
- *
- * vdpbf16ps is not used: it takes subnormal numbers for zero and adds in an order of its own, so that results would no longer be the reference's. */
+/* elem_bf16_avx512.h - what the float kernel templates read and write: bfloat16, for AVX-512; see elem_bf16_avx2.h. With DN_AVX512BF16 its bfloat16 instructions round, for which
+ * subnormal numbers are zero. */
 #ifndef DN_KERNELS_ELEM_BF16_AVX512_H
 #define DN_KERNELS_ELEM_BF16_AVX512_H
 
@@ -15,11 +14,24 @@ typedef __m512i elem_pairs; /* VEC times two that stand together */
 VEC_INLINE vec elem_first(elem_pairs pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
 VEC_INLINE vec elem_second(elem_pairs pairs) { return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536))); }
 
+/* *sum += a1 * b1, then a0 * b0: one statement, between whose halves gcc 12 would move the sum to another register. */
+VEC_INLINE void elem_sum_pair(vec *sum, vec a0, vec b0, vec a1, vec b1) {
+    __asm__("vfmadd231ps %4, %3, %0\n\tvfmadd231ps %2, %1, %0" : "+&v"(*sum) : "v"(a0), "v"(b0), "v"(a1), "v"(b1));
+}
+
 VEC_INLINE vec elem_widen(__m256i x) { return elem_first(_mm512_cvtepu16_epi32(x)); }
+#ifdef DN_AVX512BF16
+VEC_INLINE __m256i elem_narrow(vec v) {
+    __m256i halves;
+    __asm__("vcvtneps2bf16 %1,%0" : "=v"(halves) : "v"(v));
+    return halves;
+}
+#else
 VEC_INLINE __m256i elem_narrow(vec v) {
     __m512i bits = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff)), 16));
 }
+#endif
 
 VEC_INLINE vec elem_load(const elem *x) { return elem_widen(_mm256_loadu_si256((const __m256i *)(const void *)x)); }
 VEC_INLINE vec elem_load_mask(const elem *x, vec_mask m) { return elem_widen(_mm256_maskz_loadu_epi16(m, x)); }

@@ -1,6 +1,6 @@
 /* float_sums_template.h - sums of products of floats in registers, for tiles of pixels and output channels of one ISA; needs its vectors (vec_*.h). mr and vectors are constants wherever
  * these are called. */
-enum { MAX_MR = 12, MAX_PANELS = 4, MAX_VECTORS = 8 };
+enum { MAX_MR = 16, MAX_PANELS = 4, MAX_VECTORS = 8 };
 
 /* Channel k of every pixel times its weights, the shorter side kept in registers; w[p] is the weights' place in panel p. */
 VEC_INLINE void step(vec acc[MAX_MR][MAX_VECTORS], const float *const *x, ptrdiff_t k, const float *const *w, ptrdiff_t u, const int mr, const int vectors) {
@@ -30,9 +30,9 @@ VEC_INLINE void step(vec acc[MAX_MR][MAX_VECTORS], const float *const *x, ptrdif
     }
 }
 
-/* Adds all runs of channels of the pixels at `base` times their weights: one fma each, entries in order, channels in order. */
+/* Adds all runs of channels of the pixels at `base` times their weights: one fma each, entries in order, channels in order or, `paired`, the second of two before the first. */
 VEC_INLINE void sum_runs(vec acc[MAX_MR][MAX_VECTORS], const float *const *base, const dn_run *runs, size_t run_count, const float *weights, size_t panel_stride, const int mr,
-                         const int vectors) {
+                         const int vectors, const int paired) {
     const int nr = (vectors + VECS - 1) / VECS;
     const float *x[MAX_MR], *w[MAX_PANELS];
     for (const dn_run *run = runs, *end = run + run_count; run < end; run++) {
@@ -49,7 +49,7 @@ VEC_INLINE void sum_runs(vec acc[MAX_MR][MAX_VECTORS], const float *const *base,
             for (int p = 0; p < nr; p++) __asm__("" : "+r"(w[p]));
 #pragma GCC unroll 4
             for (int u = 0; u < 4; u++) {
-                step(acc, x, k, w, u, mr, vectors);
+                step(acc, x, k, w, u ^ paired, mr, vectors);
                 vec_fence();
             }
 #pragma GCC unroll 16
@@ -58,6 +58,14 @@ VEC_INLINE void sum_runs(vec acc[MAX_MR][MAX_VECTORS], const float *const *base,
                 for (int j = 0; j < vectors; j++) vec_settle(&acc[i][j]);
 #pragma GCC unroll 4
             for (int p = 0; p < nr; p++) w[p] += 64;
+        }
+        if (paired && k <= -2) {
+            __asm__("" : "+r"(k));
+            step(acc, x, k, w, 1, mr, vectors);
+            step(acc, x, k, w, 0, mr, vectors);
+            k += 2;
+#pragma GCC unroll 4
+            for (int p = 0; p < nr; p++) w[p] += 32;
         }
 #pragma GCC unroll 1
         for (; k < 0; k++) {

@@ -245,9 +245,9 @@ typedef struct dn_pool_u8 {
 
 /* ---- conv_f32, conv_bf16 ---- */
 
-/* Like conv_s8 with run-length entries: each entry is `count` channels. Forms, steps and epilogue as there; accumulation order is entries in order, channels in order, one fma
- * each, starting from 0. Weights: f32 [panel][tap][channel][16]; bf16 [panel][tap][channel / 2][16][2], where an entry begins at an even channel and, ending at an odd one,
- * leaves its partner alone. Variants of several pixels read floats in both slots. */
+/* Like conv_s8 with run-length entries: each entry is `count` channels. Forms, steps and epilogue as there; accumulation order is entries in order, channels in order (bf16: the
+ * second of each pair before the first), one fma each, starting from 0. Weights: f32 [panel][tap][channel][16]; bf16 [panel][tap][channel / 2][16][2], where an entry begins at an
+ * even channel and, ending at an odd one, leaves its partner alone. A CPU's own bfloat16 instructions take subnormal numbers for zero. */
 typedef struct dn_conv_f32_job {
     const void *input;
     const void *weights;
@@ -270,7 +270,7 @@ typedef struct dn_conv_f32 {
     const char *isa;
     const dn_conv_f32_variant *variants;
     size_t variant_count;
-    /* bf16 only: `count` activations to floats; `channels` channels of a panel's weights, from an even one on, to [channel][16] floats. */
+    /* bf16 with variants that read floats only: `count` activations to floats; `channels` channels of a panel's weights, from an even one on, to [channel][16] floats. */
     void (*widen)(const uint16_t *x, float *out, size_t count);
     void (*widen_weights)(const uint16_t *weights, float *out, size_t channels);
 } dn_conv_f32;
@@ -284,9 +284,16 @@ typedef struct dn_dwconv_f32_job {
     void *output; /* elements, or float with DN_CONV_F32_OUT */
     const void *residual;
     ptrdiff_t in_row, in_tap, in_step, out_step, residual_step;
-    int32_t kernel_h, kernel_w, kh_begin, kh_end, width, channels;
+    ptrdiff_t in_next, out_next, residual_next; /* per output row */
+    int32_t kernel_h, kernel_w, kh_begin, kh_end, rows, width, channels;
     dn_epilogue epilogue;
 } dn_dwconv_f32_job;
+/* Moves a job on by an output row of elements of `size` bytes. */
+static inline void dn_dwconv_f32_advance(dn_dwconv_f32_job *job, ptrdiff_t size) {
+    job->input = (const uint8_t *)job->input + job->in_next * size;
+    job->output = (uint8_t *)job->output + job->out_next * (job->epilogue.flags & DN_CONV_F32_OUT ? (ptrdiff_t)sizeof(float) : size);
+    if (job->residual) job->residual = (const uint8_t *)job->residual + job->residual_next * size;
+}
 typedef struct dn_dwconv_f32 {
     const char *isa;
     void (*run)(const dn_dwconv_f32_job *job);

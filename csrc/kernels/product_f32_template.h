@@ -12,7 +12,7 @@ VEC_INLINE void rows(const dn_product_f32_job *job, const float *x, float *out, 
 #pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) acc[i][j] = vec_zero();
     }
-    sum_runs(acc, base, job->runs, job->run_count, job->weights, job->panel_stride, mr, vectors);
+    sum_runs(acc, base, job->runs, job->run_count, job->weights, job->panel_stride, mr, vectors, 0);
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++, out += job->out_step) {
         if (i >= left) break;

@@ -72,13 +72,15 @@ static size_t list_f32(const dn_walk *w, int32_t pass, dn_run *list) {
     dn_segment_run single;
     const dn_segment_run *runs;
     int32_t count = dn_walk_runs(w, pass, &single, &runs);
+    /* Lanes beyond an image's channels are zero, and so are their weights: whole pairs of channels, and columns side by side are one run. */
+    const bool in_pairs = w->run->plan->bf16 && w->run->plan->graph->nodes[node->inputs[0]].op == DN_OP_INPUT;
     dn_run *next = list;
     for (int32_t kh = 0; kh < node->kernel_h; kh++)
         for (int32_t kw = 0; kw < node->kernel_w; kw++) {
             int32_t input = kh * node->dilation_h * w->step->in.row + kw * node->dilation_w * w->step->in.pixel;
             int32_t weight = (kh * node->kernel_w + kw) * (int32_t)(w->op->tap_stride / dn_weight_size(w->run->plan, w->op));
             for (int32_t s = 0; s < count; s++) {
-                dn_run r = {input + runs[s].lane, weight + runs[s].weight * DN_PANEL, runs[s].channels};
+                dn_run r = {input + runs[s].lane, weight + runs[s].weight * DN_PANEL, in_pairs ? (runs[s].channels + 1) / 2 * 2 : runs[s].channels};
                 bool joins = next > list && kw > 0 && next[-1].input + next[-1].count == r.input && next[-1].weight + next[-1].count * DN_PANEL == r.weight;
                 if (joins) next[-1].count += r.count; /* neighbouring columns at full width are one run */
                 else *next++ = r;

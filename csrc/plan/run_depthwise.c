@@ -48,15 +48,14 @@ static void run_f32(const rows *r, const band *b, const dn_scalars *s, int32_t b
     const dn_step *step = r->step;
     const dn_plan_op *op = &run->plan->ops[step->op];
     const dn_node *node = &run->plan->graph->nodes[op->node];
-    for (int32_t y = b->y; y < b->y + b->rows; y++) {
-        const uint8_t *residual = step->has_second ? dn_map_at(run->arena, &step->second, y, 0) + begin * step->second.size : NULL;
-        run->plan->kernels.dwconv_f32->run(&(dn_dwconv_f32_job){
-            .input = dn_map_at(run->arena, &step->in, y * node->stride_h - node->pad_top, -node->pad_left) + begin * step->in.size,
-            .weights = run->plan->blob + op->weight_offset + skip * dn_weight_size(run->plan, op), .output = dn_map_at(run->target, &step->out, y, 0) + begin * step->out.size,
-            .residual = residual, .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel,
-            .in_step = (ptrdiff_t)node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel, .kernel_h = node->kernel_h,
-            .kernel_w = node->kernel_w, .kh_begin = b->kh_begin, .kh_end = b->kh_end, .width = node->width, .channels = count, .epilogue = epilogue_of(run, step, s, begin)});
-    }
+    const uint8_t *residual = step->has_second ? dn_map_at(run->arena, &step->second, b->y, 0) + begin * step->second.size : NULL;
+    run->plan->kernels.dwconv_f32->run(&(dn_dwconv_f32_job){
+        .input = dn_map_at(run->arena, &step->in, b->y * node->stride_h - node->pad_top, -node->pad_left) + begin * step->in.size,
+        .weights = run->plan->blob + op->weight_offset + skip * dn_weight_size(run->plan, op), .output = dn_map_at(run->target, &step->out, b->y, 0) + begin * step->out.size,
+        .residual = residual, .in_row = (ptrdiff_t)node->dilation_h * step->in.row, .in_tap = (ptrdiff_t)node->dilation_w * step->in.pixel,
+        .in_step = (ptrdiff_t)node->stride_w * step->in.pixel, .out_step = step->out.pixel, .residual_step = step->second.pixel, .in_next = (ptrdiff_t)node->stride_h * step->in.row,
+        .out_next = step->out.row, .residual_next = step->second.row, .kernel_h = node->kernel_h, .kernel_w = node->kernel_w, .kh_begin = b->kh_begin, .kh_end = b->kh_end,
+        .rows = b->rows, .width = node->width, .channels = count, .epilogue = epilogue_of(run, step, s, begin)});
 }
 
 /* Lanes [begin, begin + count), whose first channel at full width is `channel`. */

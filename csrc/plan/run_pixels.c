@@ -9,17 +9,40 @@ static float *as_f32(void *p) { return p; }
 
 /* ---- input and output ---- */
 
-/* Bytes through the preprocessing table, or floats as they are; lanes beyond the channels are zero. */
+/* Lanes [begin, end) of `count` pixels from number `first` of the image on: bytes through the preprocessing table, or floats as they are; lanes beyond the channels are zero. */
+static inline void image_floats(const dn_run_context *run, size_t first, int32_t count, int32_t channels, int32_t begin, int32_t end, float *out) {
+    const float *floats = (const float *)run->input + first * (size_t)channels, *table = run->plan->input_table;
+    const uint8_t *bytes = (const uint8_t *)run->input + first * (size_t)channels;
+    const int32_t filled = end < channels ? end : channels;
+    for (int32_t x = 0; x < count; x++, floats += channels, bytes += channels) {
+        if (run->dtype == DN_U8)
+            for (int32_t c = begin; c < filled; c++) *out++ = table[256 * c + bytes[c]];
+        else
+            for (int32_t c = begin; c < filled; c++) *out++ = floats[c];
+        for (int32_t c = filled; c < end; c++) *out++ = 0;
+    }
+}
+
+static void image_part(const dn_run_context *run, size_t first, int32_t count, int32_t channels, int32_t begin, int32_t end, float *out) {
+    if (channels == 3 && begin == 0 && end == 4) image_floats(run, first, count, 3, 0, 4, out);
+    else image_floats(run, first, count, channels, begin, end, out);
+}
+
 static void float_input_row(const dn_run_context *run, const dn_step *step, int32_t y, void *out) {
-    int32_t channels = step->out.channels, lane = 0;
-    size_t row = (size_t)y * (size_t)step->out.width * (size_t)channels;
-    for (int32_t x = 0; x < step->out.width; x++)
-        for (int32_t c = 0; c < step->out.pixel; c++, lane++) {
-            size_t i = row + (size_t)x * (size_t)channels + (size_t)c;
-            float value = 0;
-            if (c < channels) value = run->dtype == DN_U8 ? run->plan->input_table[256 * c + ((const uint8_t *)run->input)[i]] : ((const float *)run->input)[i];
-            if (step->out.size == 2) ((uint16_t *)out)[lane] = dn_bf16_round(value);
-            else as_f32(out)[lane] = value;
+    enum { PART = 256 };
+    const int32_t channels = step->out.channels, lanes = step->out.pixel, width = step->out.width, span = lanes < PART ? lanes : PART, together = PART / span;
+    const size_t first = (size_t)y * (size_t)width;
+    if (step->out.size != 2) {
+        image_part(run, first, width, channels, 0, lanes, out);
+        return;
+    }
+    uint16_t *to = out;
+    for (int32_t x = 0; x < width; x += together)
+        for (int32_t begin = 0; begin < lanes; begin += span) {
+            const int32_t count = width - x < together ? width - x : together, end = lanes - begin < span ? lanes : begin + span, filled = count * (end - begin);
+            float part[PART];
+            image_part(run, first + (size_t)x, count, channels, begin, end, part);
+            for (int32_t i = 0; i < filled; i++) *to++ = dn_bf16_round(part[i]);
         }
 }
 

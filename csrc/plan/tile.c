@@ -10,14 +10,15 @@
 
 /* Cycles of one step (4 channels in int8, 1 in float) of an mr x nr tile: per product of a pixel and a panel, per pixel and per panel loaded; and per product stored by the
  * epilogue. Fitted to benchmarks of the kernels; only their order matters. load: per load, where a step may take no less than its loads do; the pointer form loads the places of
- * pixels after the eighth too. */
+ * pixels after the eighth too. loop: per entry of the list, a step of the float kernels. */
 typedef struct cost {
     const char *isa;
-    float product, pixel, panel, store, load;
+    float product, pixel, panel, store, load, loop;
 } cost;
-static const cost costs_s8[] = {{"avx512", 0.5f, 0.1f, 0.25f, 2, 0.5f}, {"avxvnni", 1.1f, 0.3f, 0.4f, 5, 0}, {"avx2", 2.5f, 0.6f, 1.0f, 8, 0},
-                                 {"neondot", 2.0f, 0.5f, 2.0f, 8, 0}, {"neon", 8.0f, 1.0f, 4.0f, 8, 0}, {"ref", 60, 0, 0, 60, 0}};
-static const cost costs_f32[] = {{"avx512", 0.5f, 0.1f, 0.25f, 2, 0}, {"avx2", 1.0f, 0.02f, 0.1f, 4, 0}, {"neon", 2.0f, 0.5f, 0.5f, 4, 0}, {"ref", 16, 0, 0, 16, 0}};
+static const cost costs_s8[] = {{"avx512", 0.5f, 0.1f, 0.25f, 2, 0.5f, 2}, {"avxvnni", 1.1f, 0.3f, 0.4f, 5, 0, 2}, {"avx2", 2.5f, 0.6f, 1.0f, 8, 0, 2},
+                                 {"neondot", 2.0f, 0.5f, 2.0f, 8, 0, 2}, {"neon", 8.0f, 1.0f, 4.0f, 8, 0, 2}, {"ref", 60, 0, 0, 60, 0, 2}};
+static const cost costs_f32[] = {{"avx512bf16", 0.25f, 0.05f, 0.12f, 2.5f, 0.25f, 0.25f}, {"avx512", 0.5f, 0.1f, 0.25f, 2, 0, 2}, {"avx2", 1.0f, 0.02f, 0.1f, 4, 0, 2},
+                                  {"neon", 2.0f, 0.5f, 0.5f, 4, 0, 2}, {"ref", 16, 0, 0, 16, 0, 2}};
 
 static const cost *cost_of(const dn_plan *plan, bool int8) {
     const cost *list = int8 ? costs_s8 : costs_f32;
@@ -61,7 +62,7 @@ static float estimate(const tile *t, const shape *s, const cost *c) {
     float step = c->product * (float)(t->mr * t->nr) + c->pixel * (float)t->mr + c->panel * (float)t->nr;
     step = fmaxf(step, c->load * (float)(t->mr + t->nr + (t->form == DN_FORM_POINTER && t->mr > 8 ? t->mr - 8 : 0)));
     if (t->mr * t->nr + t->nr > 31) step += c->panel * (float)t->mr; /* the last panel's weights have no register and are loaded for every pixel */
-    step += 2.0f / (float)t->steps; /* the list's own loop */
+    step += c->loop / (float)t->steps;
     if (t->in_step) step *= 0.9f;   /* addresses known at compile time */
     if (t->form == DN_FORM_POINTER) step *= 1.05f;
     return tiles * (s->steps * step + c->store * (float)(t->mr * t->nr) + 12);

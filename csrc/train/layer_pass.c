@@ -76,24 +76,25 @@ static void depthwise_forward(const dn_trainer *trainer, const dn_unit *unit, co
     const dn_value *x = &trainer->values[unit->z];
     const ptrdiff_t c = x->channels, row = (x->width + node->pad_left + node->pad_right) * c;
     dn_dwconv_f32_job job = {
+        .input = input,
         .weights = layer->active_weight,
+        .output = output,
         .in_row = node->dilation_h * row,
         .in_tap = node->dilation_w * c,
         .in_step = node->stride_w * c,
         .out_step = c,
+        .in_next = node->stride_h * row,
+        .out_next = node->width * c,
         .kernel_h = node->kernel_h,
         .kernel_w = node->kernel_w,
         .kh_end = node->kernel_h,
+        .rows = node->height,
         .width = node->width,
         .channels = x->channels,
         .epilogue = plain_epilogue(trainer, NULL, fused_act(layer, unit)),
     };
     if (node->has_bias) job.epilogue.bias = layer->active_bias;
-    for (int32_t y = 0; y < node->height; y++) {
-        job.input = input + y * node->stride_h * row;
-        job.output = output + y * node->width * c;
-        trainer->kernels.dwconv_f32->run(&job);
-    }
+    trainer->kernels.dwconv_f32->run(&job);
 }
 
 void dn_layer_forward(dn_trainer *trainer, const dn_unit *unit, size_t image, dn_scratch *scratch) {
@@ -282,24 +283,24 @@ static void depthwise_stride1_gradient(const dn_trainer *trainer, const dn_layer
     const dn_node *node = layer->node;
     const ptrdiff_t c = x->channels, row = (y->width + layer->left + layer->right) * c;
     const int32_t from_y = node->pad_top - (node->kernel_h - 1) * node->dilation_h + layer->top, from_x = node->pad_left - (node->kernel_w - 1) * node->dilation_w + layer->left;
-    dn_dwconv_f32_job job = {
+    trainer->kernels.dwconv_f32->run(&(dn_dwconv_f32_job){
+        .input = dy + from_y * row + from_x * c,
         .weights = layer->active_flipped,
+        .output = dx,
         .in_row = node->dilation_h * row,
         .in_tap = node->dilation_w * c,
         .in_step = c,
         .out_step = c,
+        .in_next = row,
+        .out_next = x->width * c,
         .kernel_h = node->kernel_h,
         .kernel_w = node->kernel_w,
         .kh_end = node->kernel_h,
+        .rows = x->height,
         .width = x->width,
         .channels = x->channels,
         .epilogue = plain_epilogue(trainer, NULL, DN_ACT_NONE),
-    };
-    for (int32_t h = 0; h < x->height; h++) {
-        job.input = dy + (h + from_y) * row + from_x * c;
-        job.output = dx + h * x->width * c;
-        trainer->kernels.dwconv_f32->run(&job);
-    }
+    });
 }
 
 /* ---- backward ---- */
