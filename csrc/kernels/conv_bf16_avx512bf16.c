@@ -8,8 +8,7 @@
 #define DN_AVX512BF16
 #include "kernels/elem_bf16_avx512.h"
 #include "kernels/conv_float_template.h"
-
-enum { MAX_KEPT = 8 }; /* pixels whose places stay in general registers; those of the others are read again at every step */
+#include "kernels/tile_avx512.h"
 
 #define SPREAD "vpbroadcastd %[x],%[a]\n\t"
 #define DOT(j) "vdpbf16ps %[b" #j "],%[a],%[c" #j "]\n\t"
@@ -41,12 +40,7 @@ VEC_INLINE void dot_one(vec *c, const char *p, __m512i b) {
     __asm__("movzwl %3,%2\n\tvpbroadcastd %2,%1\n\tvdpbf16ps %4,%1,%0" : "+v"(*c), "=&v"(a), "=&r"(t) : "m"(*(const char(*)[2])p), "v"(b));
 }
 
-/* Distance in bytes of pixel i < 8 from the first, with 3, 5 and 7 steps made beforehand so that every address is one operand. */
-VEC_INLINE ptrdiff_t row_offset(const int i, ptrdiff_t step, ptrdiff_t step3, ptrdiff_t step5, ptrdiff_t step7) {
-    return i == 3 ? step3 : i == 5 ? step5 : i == 6 ? 2 * step3 : i == 7 ? step7 : i * step;
-}
-
-/* Places of a tile's pixels. */
+/* Places of a tile's pixels, in bytes. */
 typedef struct places {
     ptrdiff_t step, step3, step5, step7, kept[MAX_KEPT];
     const int32_t *offset;

@@ -12,6 +12,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "kernels/tile_avx512.h"
+
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define INLINE static inline __attribute__((always_inline, target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define UNROLL _Pragma("GCC unroll 32")
@@ -19,7 +21,6 @@
 enum {
     MAX_MR = 16,
     MAX_NR = 4,
-    MAX_KEPT = 8,   /* pixels whose places stay in general registers; those of the others are read again at every step */
     MAX_VIEWED = 24 /* sums beside which weights, activations and the bit view's constants fit into 32 registers */
 };
 
@@ -171,11 +172,6 @@ INLINE void end_tile(const dn_conv_s8_job *job, __m512i c[MAX_MR][MAX_NR], int m
         UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nr; j++) acc[i * nr + j] = c[i][j];
         finish_rare(job, acc, mr, nr, form);
     }
-}
-
-/* Distance of pixel i < 8 from the first, with 3, 5 and 7 steps made beforehand so that every address is one operand. */
-INLINE ptrdiff_t row_offset(int i, ptrdiff_t step, ptrdiff_t step3, ptrdiff_t step5, ptrdiff_t step7) {
-    return i == 3 ? step3 : i == 5 ? step5 : i == 6 ? 2 * step3 : i == 7 ? step7 : i * step;
 }
 
 /* All arguments but the job are constants. */
